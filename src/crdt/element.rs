@@ -1,0 +1,223 @@
+//! Elements, and the keys under which their records are sorted.
+//!
+//! To this layer an element is its canonical bytes: two elements are equal if those are. (How JSON becomes canonical
+//! is the protocol's business; all that is assumed here is that the bytes are text without control characters.)
+//!
+//! A **record** is one live (element, tag) pair. Its key, the same in the memtable, the snapshot and the index:
+//!
+//! ```text
+//! element of up to 128 bytes:   element                 00  tag (16 bytes)
+//! longer:                       first 128 bytes  01  sha-256 cut to 16 bytes  00  tag
+//! ```
+//!
+//! 00 and 01 cannot occur in an element, so all records of an element are exactly those whose key starts with the
+//! part before the tag. The order of the keys is the order of every read.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::id::{Dot, Tag};
+
+/// Elements of more bytes than this have a hash in their key.
+pub const MAX_INLINE_BYTES: usize = 128;
+const TAG_BYTES: usize = 16;
+const END: u8 = 0;
+const HASHED: u8 = 1;
+
+/// A set element: its canonical bytes. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Element(Arc<[u8]>);
+
+impl Element {
+    /// The element with these canonical bytes.
+    ///
+    /// # Panics
+    /// If there are control characters among them: the order of keys rests on that.
+    pub fn from_canonical(bytes: &[u8]) -> Self {
+        assert!(Self::is_text(bytes), "an element with control characters is not canonical");
+        Self(bytes.into())
+    }
+
+    /// As [`Element::from_canonical`], for bytes that come from a disk or a peer.
+    pub fn checked(bytes: &[u8]) -> Option<Self> {
+        Self::is_text(bytes).then(|| Self(bytes.into()))
+    }
+
+    fn is_text(bytes: &[u8]) -> bool {
+        !bytes.is_empty() && bytes.iter().all(|b| *b >= 0x20) && std::str::from_utf8(bytes).is_ok()
+    }
+
+    /// The canonical bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The canonical text.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("checked when the element was made")
+    }
+
+    /// The part of a record's key that all records of this element share, and no others.
+    pub fn key_prefix(&self) -> Vec<u8> {
+        let mut key = Vec::with_capacity(self.0.len().min(MAX_INLINE_BYTES + TAG_BYTES + 1) + 1 + TAG_BYTES);
+        if self.0.len() <= MAX_INLINE_BYTES {
+            key.extend_from_slice(&self.0);
+        } else {
+            key.extend_from_slice(&self.0[..MAX_INLINE_BYTES]);
+            key.push(HASHED);
+            key.extend_from_slice(&Sha256::digest(&self.0)[..TAG_BYTES]);
+        }
+        key.push(END);
+        key
+    }
+}
+
+impl fmt::Debug for Element {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The sort key of a record. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordKey(Arc<[u8]>);
+
+impl RecordKey {
+    /// The key of the record (`element`, `tag`).
+    pub fn new(element: &Element, tag: Tag) -> Self {
+        Self::from_prefix(element.key_prefix(), tag)
+    }
+
+    /// The key of `tag` under an element's [`Element::key_prefix`].
+    pub fn from_prefix(mut prefix: Vec<u8>, tag: Tag) -> Self {
+        prefix.extend_from_slice(&tag.to_bytes());
+        Self(prefix.into())
+    }
+
+    /// Checks bytes that come from an index; `None` if they are no key.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let (prefix, tag) = bytes.split_last_chunk::<TAG_BYTES>()?;
+        Dot::from_bytes(*tag)?;
+        let (end, element) = prefix.split_last()?;
+        let hashed = element.len() == MAX_INLINE_BYTES + 1 + TAG_BYTES && element[MAX_INLINE_BYTES] == HASHED;
+        let fits = !element.is_empty() && (element.len() <= MAX_INLINE_BYTES || hashed);
+        let text = if hashed { &element[..MAX_INLINE_BYTES] } else { element };
+        (*end == END && fits && text.iter().all(|b| *b >= 0x20)).then(|| Self(bytes.into()))
+    }
+
+    /// The key's bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The part that all records of the element share.
+    pub fn prefix(&self) -> &[u8] {
+        &self.0[..self.0.len() - TAG_BYTES]
+    }
+
+    /// The record's tag.
+    pub fn tag(&self) -> Tag {
+        let bytes = self.0.last_chunk::<TAG_BYTES>().expect("a key ends with a tag");
+        Dot::from_bytes(*bytes).expect("checked when the key was made")
+    }
+
+    /// The element, if the key holds it whole (it has at most [`MAX_INLINE_BYTES`]).
+    pub fn inline_element(&self) -> Option<&[u8]> {
+        let element = &self.prefix()[..self.prefix().len() - 1];
+        (element.len() <= MAX_INLINE_BYTES).then_some(element)
+    }
+}
+
+impl Borrow<[u8]> for RecordKey {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for RecordKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", String::from_utf8_lossy(self.prefix()), self.tag())
+    }
+}
+
+/// One live (element, tag) pair under its key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Record {
+    /// Where it sorts; holds the tag.
+    pub key: RecordKey,
+    /// The element, where the key does not hold it whole.
+    pub long_element: Option<Element>,
+}
+
+impl Record {
+    /// The record (`element`, `tag`).
+    pub fn new(element: &Element, tag: Tag) -> Self {
+        let long = element.as_bytes().len() > MAX_INLINE_BYTES;
+        Self { key: RecordKey::new(element, tag), long_element: long.then(|| element.clone()) }
+    }
+
+    /// The element's canonical bytes.
+    pub fn element_bytes(&self) -> &[u8] {
+        match &self.long_element {
+            Some(element) => element.as_bytes(),
+            None => self.key.inline_element().expect("a record without a long element has a short one"),
+        }
+    }
+
+    /// The element.
+    pub fn element(&self) -> Element {
+        match &self.long_element {
+            Some(element) => element.clone(),
+            None => Element(self.element_bytes().into()),
+        }
+    }
+
+    /// The tag.
+    pub fn tag(&self) -> Tag {
+        self.key.tag()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::id::{ReplicaId, Seq};
+    use super::*;
+
+    fn tag(seq: u64) -> Tag {
+        Dot::new(ReplicaId::from_random(5), Seq(seq))
+    }
+
+    #[test]
+    fn an_elements_records_are_exactly_those_under_its_prefix() {
+        // Numbers are the canonical texts that can be prefixes of one another, also across the 128 bytes.
+        let elements: Vec<Element> =
+            [1, 2, 127, 128, 129, 130, 500].iter().map(|n| Element::from_canonical(&vec![b'1'; *n])).collect();
+        for a in &elements {
+            for b in &elements {
+                let key = RecordKey::new(b, tag(1));
+                assert_eq!(key.as_bytes().starts_with(&a.key_prefix()), a == b, "{a:?} {b:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_gives_back_its_element_and_tag() {
+        for n in [1, 128, 129, 5000] {
+            let element = Element::from_canonical(&vec![b'7'; n]);
+            let record = Record::new(&element, tag(9));
+            assert_eq!((record.element(), record.tag()), (element, tag(9)));
+            assert_eq!(RecordKey::parse(record.key.as_bytes()), Some(record.key));
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_key_are_refused() {
+        let good = RecordKey::new(&Element::from_canonical(b"1"), tag(1));
+        for cut in 0..good.as_bytes().len() {
+            assert_eq!(RecordKey::parse(&good.as_bytes()[..cut]), None, "{cut}");
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! What the operations since some point change, on top of a sorted base of records.
+//!
+//! A tag is added once and never again after its removal, so per key there are two kinds of change, and a
+//! [`Change::Delete`] wins for good. That makes merging simple: a record is live if the base or the memtable has it and
+//! the memtable does not delete it. In what order the two saw their changes does not matter, and it does no harm if the
+//! base already has some of the memtable's changes.
+//!
+//! There are two generations, so that the base can take over the elder in the background and memory is then freed in
+//! one stroke: new changes always go to the younger.
+
+use std::collections::BTreeMap;
+use std::iter::Peekable;
+use std::ops::Bound;
+
+use super::element::{Element, Record, RecordKey};
+
+/// What becomes of a record.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// It is added; with the element if the key does not hold it whole.
+    Put(Option<Element>),
+    /// It is removed, if it was there.
+    Delete,
+}
+
+/// A base failed to deliver its records; what it says is for people.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct BaseError(pub Box<dyn std::error::Error + Send + Sync>);
+
+/// Records in key order, none twice.
+pub type Records<'a> = Box<dyn Iterator<Item = Result<Record, BaseError>> + 'a>;
+
+/// Something with sorted records: a snapshot, an index, nothing.
+pub trait Base {
+    /// The records whose key is at least `from`, in key order.
+    fn records(&self, from: &[u8]) -> Records<'_>;
+}
+
+/// The base that has no records.
+#[derive(Clone, Copy, Debug)]
+pub struct EmptyBase;
+
+impl Base for EmptyBase {
+    fn records(&self, _from: &[u8]) -> Records<'_> {
+        Box::new(std::iter::empty())
+    }
+}
+
+type Generation = BTreeMap<RecordKey, Change>;
+
+/// See the module's text.
+#[derive(Clone, Debug, Default)]
+pub struct Memtable {
+    elder: Generation,
+    younger: Generation,
+    elder_bytes: usize,
+    younger_bytes: usize,
+}
+
+/// What a map entry costs beyond the bytes of its key: two allocations' headers and its share of a B-tree node.
+const ENTRY_OVERHEAD_BYTES: usize = 96;
+
+impl Memtable {
+    /// Takes in a change.
+    pub fn insert(&mut self, key: RecordKey, change: Change) {
+        let long = if let Change::Put(Some(element)) = &change { element.as_bytes().len() } else { 0 };
+        self.younger_bytes += ENTRY_OVERHEAD_BYTES + key.as_bytes().len() + long;
+        self.younger.insert(key, change);
+    }
+
+    /// About how much memory it takes.
+    pub fn bytes(&self) -> usize {
+        self.elder_bytes + self.younger_bytes
+    }
+
+    /// How many keys it has something to say about (one that is in both generations counts twice).
+    pub fn len(&self) -> usize {
+        self.elder.len() + self.younger.len()
+    }
+
+    /// Whether it changes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Makes the younger generation the elder.
+    ///
+    /// # Panics
+    /// If there is an elder: it must have been dropped first.
+    pub fn age(&mut self) {
+        assert!(self.elder.is_empty(), "the elder generation is still needed");
+        self.elder = std::mem::take(&mut self.younger);
+        self.elder_bytes = std::mem::take(&mut self.younger_bytes);
+    }
+
+    /// Forgets the elder generation: the base has all of it.
+    pub fn drop_elder(&mut self) {
+        self.elder = Generation::new();
+        self.elder_bytes = 0;
+    }
+
+    /// Whether there is an elder generation.
+    pub fn has_elder(&self) -> bool {
+        !self.elder.is_empty()
+    }
+
+    /// All changes in key order, each key once.
+    pub fn changes(&self) -> impl Iterator<Item = (&RecordKey, &Change)> {
+        Overlaid { elder: self.elder.iter().peekable(), younger: self.younger.iter().peekable() }
+    }
+
+    fn changes_from<'a>(&'a self, from: &[u8]) -> impl Iterator<Item = (&'a RecordKey, &'a Change)> + use<'a> {
+        let bound = (Bound::Included(from), Bound::<&[u8]>::Unbounded);
+        Overlaid {
+            elder: self.elder.range::<[u8], _>(bound).peekable(),
+            younger: self.younger.range::<[u8], _>(bound).peekable(),
+        }
+    }
+
+    /// The live records on top of `base` from the key `from` on, in key order.
+    pub fn over<'a>(&'a self, base: &'a dyn Base, from: &[u8]) -> Records<'a> {
+        if self.is_empty() {
+            return base.records(from);
+        }
+        Box::new(Live { base: base.records(from).peekable(), changes: self.changes_from(from).peekable() })
+    }
+}
+
+/// Both generations in key order; for a key in both, a deletion wins, and else they agree.
+struct Overlaid<'a, I: Iterator<Item = (&'a RecordKey, &'a Change)>> {
+    elder: Peekable<I>,
+    younger: Peekable<I>,
+}
+
+impl<'a, I: Iterator<Item = (&'a RecordKey, &'a Change)>> Iterator for Overlaid<'a, I> {
+    type Item = (&'a RecordKey, &'a Change);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match (self.elder.peek(), self.younger.peek()) {
+            (Some((elder, _)), Some((younger, _))) if elder < younger => self.elder.next(),
+            (Some((elder, _)), Some((younger, _))) if elder == younger => {
+                let (_, change) = self.elder.next()?;
+                let newer = self.younger.next()?;
+                Some(if *change == Change::Delete { (newer.0, change) } else { newer })
+            }
+            (Some(_), None) => self.elder.next(),
+            _ => self.younger.next(),
+        }
+    }
+}
+
+/// Base and changes merged.
+struct Live<'a, I: Iterator<Item = (&'a RecordKey, &'a Change)>> {
+    base: Peekable<Records<'a>>,
+    changes: Peekable<I>,
+}
+
+impl<'a, I: Iterator<Item = (&'a RecordKey, &'a Change)>> Iterator for Live<'a, I> {
+    type Item = Result<Record, BaseError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let Some((key, change)) = self.changes.peek().copied() else {
+                return self.base.next();
+            };
+            match self.base.peek() {
+                Some(Err(_)) => return self.base.next(),
+                Some(Ok(record)) if record.key < *key => return self.base.next(),
+                Some(Ok(record)) if record.key == *key => drop(self.base.next()),
+                _ => {}
+            }
+            self.changes.next();
+            if let Change::Put(long_element) = change {
+                return Some(Ok(Record { key: key.clone(), long_element: long_element.clone() }));
+            }
+        }
+    }
+}

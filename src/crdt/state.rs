@@ -1,0 +1,195 @@
+//! The fold: what a log means.
+//!
+//! [`State`] is the set after some log entries, on top of a base of records that it does not own. Recovery, the
+//! running replica, compaction, `dump` and index rebuild all are this one function, [`State::apply`]; they differ in
+//! the base (an index, a snapshot, nothing) and in what they do with the outcome.
+//!
+//! ```
+//! use orset::crdt::*;
+//! let a = ReplicaId::from_random(1);
+//! let apple = Element::from_canonical(br#""apple""#);
+//! let mut state = State::default();
+//! let bodies = [
+//!     OpBody::Start { node: NodeId::new("n1").unwrap(), parent: None },
+//!     OpBody::Add(apple.clone()),
+//!     OpBody::Add(apple.clone()),
+//!     OpBody::Remove { element: apple.clone(), tags: vec![Dot::new(a, Seq(2))] },
+//! ];
+//! for (n, body) in (1..).zip(bodies) {
+//!     state.apply(&EmptyBase, &Entry::Op(Op { dot: Dot::new(a, Seq(n)), body })).unwrap();
+//! }
+//! assert_eq!(state.tags(&EmptyBase, &apple).unwrap(), [Dot::new(a, Seq(3))], "the add that the remove had not seen");
+//! ```
+
+use thiserror::Error;
+
+use super::element::{Element, Record, RecordKey};
+use super::id::{Dot, ReplicaId, Tag};
+use super::incarnations::{Incarnation, Incarnations};
+use super::join::{JoinCommit, JoinId, JoinPart, Staged};
+use super::memtable::{Base, BaseError, Change, Memtable, Records};
+use super::op::{Op, OpBody, OpError, Verdict};
+use super::version_vector::VersionVector;
+
+/// One entry of a log. Each has an LSN of its own.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Entry {
+    /// An operation, local or remote.
+    Op(Op),
+    /// A part of a state delta; has no effect by itself.
+    JoinPart(JoinPart),
+    /// The end of a state delta; all of it takes effect.
+    JoinCommit(JoinCommit),
+}
+
+/// A log entry that cannot follow those before it.
+#[derive(Debug, Error)]
+pub enum ApplyError {
+    /// Not an operation that anybody can have made.
+    #[error("operation {0}: {1}")]
+    Impossible(Dot, #[source] OpError),
+    /// It is not the next of its replica, or refers to something that is not held.
+    #[error("operation {0} does not follow from what is held")]
+    OutOfOrder(Dot),
+    /// A commit without its parts (there is always one, if an empty one).
+    #[error("commit of the state delta {0:?}, of which there is no part")]
+    NoParts(JoinId),
+    /// The records below could not be read.
+    #[error(transparent)]
+    Base(#[from] BaseError),
+}
+
+/// The set, as changes on top of a base, with its causal context.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    /// What is held.
+    pub vv: VersionVector,
+    /// Below this the log that led here has gaps.
+    pub floor: VersionVector,
+    /// Every incarnation that is held.
+    pub incarnations: Incarnations,
+    /// What changed on top of the base.
+    pub memtable: Memtable,
+    /// The changes since they were last taken, in the order made, if somebody collects them.
+    pub fresh: Option<Vec<(RecordKey, Change)>>,
+    staged: Option<Staged>,
+}
+
+impl State {
+    /// Applies the next entry of a log.
+    ///
+    /// # Errors
+    /// If it cannot be the next. Nothing has changed then.
+    pub fn apply(&mut self, base: &dyn Base, entry: &Entry) -> Result<(), ApplyError> {
+        match entry {
+            Entry::Op(op) => self.apply_op(op),
+            Entry::JoinPart(part) => {
+                // A part of another state delta: the earlier one was given up.
+                if self.staged.as_ref().is_none_or(|staged| staged.join != part.join) {
+                    self.staged = Some(Staged::new(part.join));
+                }
+                self.staged.as_mut().expect("just put there").add(part);
+                Ok(())
+            }
+            Entry::JoinCommit(commit) => self.apply_join(base, commit),
+        }
+    }
+
+    fn apply_op(&mut self, op: &Op) -> Result<(), ApplyError> {
+        op.check().map_err(|error| ApplyError::Impossible(op.dot, error))?;
+        if op.judge(&self.vv) != Verdict::Next {
+            return Err(ApplyError::OutOfOrder(op.dot));
+        }
+        self.vv.advance(op.dot);
+        match &op.body {
+            OpBody::Start { node, parent } => {
+                self.incarnations.insert(op.dot.replica, Incarnation { node: node.clone(), parent: *parent });
+            }
+            OpBody::Add(element) => self.put(element, op.dot),
+            OpBody::Remove { element, tags } => {
+                let prefix = element.key_prefix();
+                for tag in tags {
+                    self.change(RecordKey::from_prefix(prefix.clone(), *tag), Change::Delete);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_join(&mut self, base: &dyn Base, commit: &JoinCommit) -> Result<(), ApplyError> {
+        let staged = match self.staged.take() {
+            Some(staged) if staged.join == commit.join => staged,
+            other => {
+                self.staged = other;
+                return Err(ApplyError::NoParts(commit.join));
+            }
+        };
+        let mut dropped = Vec::new();
+        for record in self.memtable.over(base, &[]) {
+            let record = record?;
+            if staged.drops(record.tag(), &commit.vv) {
+                dropped.push(record.key);
+            }
+        }
+        for key in dropped {
+            self.change(key, Change::Delete);
+        }
+        let held = self.vv.clone();
+        for (element, tag) in staged.news(&held) {
+            self.put(element, *tag);
+        }
+        self.vv.join(&commit.vv);
+        self.floor.join(&commit.vv);
+        self.incarnations.join(&commit.incarnations);
+        Ok(())
+    }
+
+    fn put(&mut self, element: &Element, tag: Tag) {
+        let Record { key, long_element } = Record::new(element, tag);
+        self.change(key, Change::Put(long_element));
+    }
+
+    fn change(&mut self, key: RecordKey, change: Change) {
+        if let Some(fresh) = &mut self.fresh {
+            fresh.push((key.clone(), change.clone()));
+        }
+        self.memtable.insert(key, change);
+    }
+
+    /// The live records from the key `from` on, in key order.
+    pub fn records<'a>(&'a self, base: &'a dyn Base, from: &[u8]) -> Records<'a> {
+        self.memtable.over(base, from)
+    }
+
+    /// The live tags of an element, in key order.
+    ///
+    /// # Errors
+    /// If the base cannot be read.
+    pub fn tags(&self, base: &dyn Base, element: &Element) -> Result<Vec<Tag>, BaseError> {
+        let prefix = element.key_prefix();
+        let mut tags = Vec::new();
+        for record in self.records(base, &prefix) {
+            let record = record?;
+            if record.key.prefix() != prefix {
+                break;
+            }
+            tags.push(record.tag());
+        }
+        Ok(tags)
+    }
+
+    /// Forgets what has come of a state delta that will not be finished.
+    pub fn discard_staged(&mut self) {
+        self.staged = None;
+    }
+
+    /// The state delta of which there are parts.
+    pub fn staged(&self) -> Option<JoinId> {
+        self.staged.as_ref().map(|staged| staged.join)
+    }
+
+    /// The last operation held of `replica`.
+    pub fn last_dot(&self, replica: ReplicaId) -> Dot {
+        Dot::new(replica, self.vv.get(replica))
+    }
+}

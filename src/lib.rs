@@ -1,0 +1,3 @@
+//! `orset`: a durable replica of an observed-remove set that speaks Maelstrom's JSON lines.
+
+pub mod crdt;

@@ -1,0 +1,259 @@
+//! What a replica is asked and told, and what it says: plain values, with no trace of how they look on a wire.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::crdt::{Dot, Element, Incarnation, LiveBits, NodeId, Op, ReplicaId, Tag, VersionVector};
+use crate::storage::Lsn;
+
+/// Whom a reply goes to, and what it replies to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ticket {
+    /// The client, as it named itself.
+    pub client: Arc<str>,
+    /// The request's `msg_id`.
+    pub msg_id: i64,
+    /// In which workload's words the request was put.
+    pub style: Style,
+    /// When the request may first have been waiting, in ms of the clock that `now_ms` is on.
+    pub arrived_ms: u64,
+}
+
+/// The workload in whose words a request was put; its reply is put in the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Style {
+    /// `or_set_add`, `or_set_remove`, `or_set_read`, and whatever belongs to no workload in particular.
+    OrSet,
+    /// `add`, and `read` (answered as [`Style::Broadcast`] on a node that was sent a topology).
+    GSet,
+    /// `broadcast`, `topology`.
+    Broadcast,
+}
+
+/// What a client wants.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// Add the element under a new tag.
+    Add(Element),
+    /// Remove the tags of the element that this replica sees.
+    Remove(Element),
+    /// The elements.
+    Read,
+    /// From now on, `read` is broadcast's.
+    Topology,
+    /// The same JSON text back.
+    Echo(Box<str>),
+    /// A unique id; this is it.
+    Generate(Uuid),
+}
+
+/// What a client is told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Reply {
+    /// To `init`.
+    Init,
+    /// The element is in, under this tag.
+    Added(Tag),
+    /// These tags are gone.
+    Removed(Vec<Tag>),
+    /// The elements, in key order, each once.
+    Elements(ElementList),
+    /// The topology was taken note of.
+    Topology,
+    /// The text of the request.
+    Echo(Box<str>),
+    /// A unique id.
+    Generated(Uuid),
+    /// It did not work.
+    Error {
+        /// Maelstrom's code.
+        code: ErrorCode,
+        /// What went wrong, for people.
+        text: String,
+    },
+}
+
+/// Maelstrom's error codes that this node uses. All are definite: the operation did not and will not happen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ErrorCode {
+    /// 10: an unknown request type.
+    NotSupported,
+    /// 11: not now.
+    TemporarilyUnavailable,
+    /// 12: the request makes no sense.
+    MalformedRequest,
+    /// 22: the node is not in the state that the request needs.
+    PreconditionFailed,
+}
+
+impl ErrorCode {
+    /// The number on the wire.
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::NotSupported => 10,
+            Self::TemporarilyUnavailable => 11,
+            Self::MalformedRequest => 12,
+            Self::PreconditionFailed => 22,
+        }
+    }
+}
+
+/// Many elements in little memory: their canonical bytes end to end.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ElementList {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl ElementList {
+    /// Appends an element's canonical bytes.
+    pub fn push(&mut self, element: &[u8]) {
+        self.bytes.extend_from_slice(element);
+        self.ends.push(self.bytes.len());
+    }
+
+    /// The last element's canonical bytes.
+    pub fn last(&self) -> Option<&[u8]> {
+        let before = self.ends.len().checked_sub(2).map_or(0, |n| self.ends[n]);
+        self.ends.last().map(|end| &self.bytes[before..*end])
+    }
+
+    /// Their canonical bytes, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, end)| &self.bytes[start..*end])
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+}
+
+/// What a replica says to another.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PeerMessage {
+    /// The sender's incarnation.
+    pub from: ReplicaId,
+    /// What it says.
+    pub body: PeerBody,
+}
+
+/// See `docs/sync-protocol.md` for who sends what when.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PeerBody {
+    /// What the sender holds. A receiver that holds more sends it.
+    Digest {
+        /// What the sender holds: in full, or compact (see [`crate::crdt::Incarnations::compact`]).
+        vv: VersionVector,
+        /// Whether `vv` is in full.
+        full: bool,
+        /// Whether an answer is wanted even if there is nothing to send.
+        answer: bool,
+    },
+    /// Operations that the receiver may lack.
+    Ops {
+        /// What the sender holds, compact. About the sender; never merged into the receiver's own vector.
+        vv: VersionVector,
+        /// The operations, in an order in which they apply.
+        ops: Vec<Op>,
+        /// Whether they answer a digest, and if so, whether this is the last message of the answer.
+        answer: Option<LastAnswer>,
+    },
+    /// The log no longer has what the receiver lacks; here is a state delta that it can pull.
+    Offer {
+        /// Which.
+        key: StateKey,
+        /// The vector of the snapshot, in full.
+        vv: VersionVector,
+    },
+    /// The next parts of a state delta, please.
+    Pull {
+        /// Which.
+        key: StateKey,
+        /// The digest that it is made for, in full; in the first pull only.
+        digest: Option<VersionVector>,
+        /// Where to go on.
+        offset: StateOffset,
+    },
+    /// A part of a state delta.
+    Part {
+        /// Which.
+        key: StateKey,
+        /// Where the part starts.
+        offset: StateOffset,
+        /// Where the next one starts; `None`: this was the last.
+        next: Option<StateOffset>,
+        /// What is in it.
+        content: StateContent,
+    },
+    /// There is no such state delta any more: start over.
+    Gone {
+        /// Which.
+        key: StateKey,
+    },
+}
+
+/// Whether a message is the last of an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LastAnswer(pub bool);
+
+/// Names a state delta.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StateKey {
+    /// The sender's incarnation.
+    pub sender: ReplicaId,
+    /// The sender's snapshot.
+    pub snapshot: Lsn,
+    /// The checksum of that snapshot's header.
+    pub checksum: u32,
+    /// The hash of the digest that it is for.
+    pub digest_hash: u64,
+}
+
+/// A place in a state delta.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct StateOffset {
+    /// Incarnations, then records, then bitmaps.
+    pub stage: u8,
+    /// The block of the snapshot, or the number of the piece.
+    pub block: u32,
+    /// The record in the block.
+    pub item: u32,
+}
+
+/// Some of a state delta.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct StateContent {
+    /// Incarnations that the snapshot knows.
+    pub incarnations: Vec<(ReplicaId, Incarnation)>,
+    /// Live records that the digest does not cover.
+    pub records: Vec<(Element, Dot)>,
+    /// Live dots that it does cover.
+    pub live: Vec<LiveBits>,
+}
+
+/// One message on its way out.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outgoing {
+    /// To a client.
+    Reply {
+        /// Whom it goes to.
+        ticket: Ticket,
+        /// What it says.
+        reply: Reply,
+    },
+    /// To a peer.
+    Peer {
+        /// Which.
+        to: NodeId,
+        /// What it says.
+        message: PeerMessage,
+    },
+}
