@@ -1,3 +1,5 @@
 //! `orset`: a durable replica of an observed-remove set that speaks Maelstrom's JSON lines.
 
 pub mod crdt;
+pub mod replica;
+pub mod storage;

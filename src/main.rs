@@ -1,1 +1,3 @@
+//! The `orset` command.
+
 fn main() {}

@@ -1,7 +1,7 @@
 //! The index: the records as of some LSN, sorted, in something that need not fit into memory and need not be loaded at
 //! a restart. Everything in it is derived from the snapshot and the log, and may be deleted at any time.
 //!
-//! [`sled_index::SledIndex`] is the real one; [`memory_index::MemoryIndex`] serves simulated stores.
+//! The real one is on sled; another, in memory, serves simulated stores.
 
 use crate::crdt::{Base, BaseError, Change, RecordKey};
 use crate::storage::{Counts, Lsn};

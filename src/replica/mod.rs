@@ -1,0 +1,5 @@
+//! The replica.
+
+pub mod message;
+
+pub use message::*;
