@@ -1,8 +1,18 @@
 //! One replica's store on disk.
 
+pub mod codec;
+pub mod disk;
+pub mod envelope;
+pub mod error;
 pub mod index;
+pub mod log;
+pub mod manifest;
+pub mod snapshot;
 
+pub use error::StoreError;
 pub use index::{Index, IndexError, IndexPosition};
+pub use manifest::ReadForm;
+pub use snapshot::Snapshot;
 
 /// The position of an entry in *this* store's log, local and remote ones alike, in the order applied: 1, 2, 3 …
 /// Zero is before the first.
