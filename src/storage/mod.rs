@@ -2,7 +2,7 @@
 
 pub mod index;
 
-pub use index::{Index, IndexError, IndexPosition};
+pub use index::{Index, IndexError, IndexHome, IndexPosition, MemoryIndex, SledIndex, Unusable};
 
 /// The position of an entry in *this* store's log, local and remote ones alike, in the order applied: 1, 2, 3 …
 /// Zero is before the first.
