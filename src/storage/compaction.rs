@@ -6,12 +6,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::Lsn;
 use super::codec::Context;
 use super::disk::Disk;
 use super::error::StoreError;
 use super::log::Segment;
 use super::snapshot::{self, Snapshot, SnapshotHeader};
-use super::Lsn;
 use crate::crdt::{Base, EmptyBase, ReplicaId, State};
 
 /// Everything that a compaction needs.

@@ -39,7 +39,7 @@ pub mod store;
 
 pub use error::StoreError;
 pub use index::{Index, IndexError, IndexPosition};
-pub use index_source::{IndexSource, NoIndex, SledSource};
+pub use index_source::{IndexSource, MemorySource, NoIndex, SledSource};
 pub use lock::StoreLock;
 pub use manifest::ReadForm;
 pub use replay::Replay;

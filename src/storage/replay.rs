@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::Lsn;
 use super::codec::{Batch, Frame};
 use super::disk::Disk;
 use super::error::StoreError;
@@ -12,7 +13,6 @@ use super::index::{Index, IndexPosition};
 use super::log::{FrameVisit, LogEnd, read_log};
 use super::manifest::Manifest;
 use super::snapshot::{self, Snapshot};
-use super::Lsn;
 use crate::crdt::{ApplyError, Base, EmptyBase, Entry, ReplicaId, State};
 
 /// The log's directory in the store `dir`.
@@ -63,7 +63,8 @@ impl Replay {
         let path = |lsn| snapshot_dir(dir).join(snapshot::file_name(lsn));
         let snapshot = manifest.snapshot.map(|lsn| Snapshot::open(disk, &path(lsn))).transpose()?.map(Arc::new);
         let mut fold = Fold::new(snapshot.as_ref(), index, on_batch, manifest.own);
-        let mut log = read_log(disk, &log_dir(dir), &manifest.segments, manifest.clean.as_ref(), &mut |visit| fold.visit(visit))?;
+        let mut log =
+            read_log(disk, &log_dir(dir), &manifest.segments, manifest.clean.as_ref(), &mut |visit| fold.visit(visit))?;
         fold.check_start(&log, dir)?;
         fold.state.discard_staged();
         if let Some(oldest) = log.segments.first() {
@@ -96,15 +97,6 @@ struct Fold<'a> {
     on_batch: Option<OnBatch<'a>>,
 }
 
-/// An index as a base.
-struct IndexBase(Arc<dyn Index>);
-
-impl Base for IndexBase {
-    fn records(&self, from: &[u8]) -> crate::crdt::Records<'_> {
-        self.0.records(from)
-    }
-}
-
 impl<'a> Fold<'a> {
     fn new(
         snapshot: Option<&Arc<Snapshot>>,
@@ -122,7 +114,7 @@ impl<'a> Fold<'a> {
             last_own = header.own.or(own);
         }
         let base: Arc<dyn Base + Send + Sync> = match (index, snapshot) {
-            (Some(index), _) => Arc::new(IndexBase(Arc::clone(index))),
+            (Some(index), _) => Arc::clone(index) as Arc<dyn Base + Send + Sync>,
             (None, Some(snapshot)) => Arc::clone(snapshot) as Arc<dyn Base + Send + Sync>,
             (None, None) => Arc::new(EmptyBase),
         };

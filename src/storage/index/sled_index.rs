@@ -67,8 +67,7 @@ impl Meta {
 
     /// `None` if it is garbled or of another version.
     fn decode(bytes: &[u8]) -> Option<Self> {
-        let (meta, read): (Self, usize) =
-            bincode::serde::decode_from_slice(bytes, bincode::config::standard()).ok()?;
+        let (meta, read): (Self, usize) = bincode::serde::decode_from_slice(bytes, bincode::config::standard()).ok()?;
         (meta.version == FORMAT_VERSION && read == bytes.len()).then_some(meta)
     }
 

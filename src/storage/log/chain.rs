@@ -202,6 +202,12 @@ impl Reading<'_> {
         if self.next.is_none() {
             end.torn_tail_bytes = (segment.bytes.len() - offset) as u64;
             end.clean = self.clean.is_some_and(|clean| clean.counter == segment.header.counter);
+            // A Clean that the manifest does not know of may not be durable, and nothing repeats it: it does not count.
+            if let Some(frame) = last.filter(|_| !end.clean)
+                && matches!(decode(&segment.path, &frame)?, Frame::Clean(_))
+            {
+                offset = usize::try_from(frame.offset).expect("segments fit memory");
+            }
             end.last_batch = last_batch(segment, offset)?;
         }
         // What the next segment repeats counts there.

@@ -9,10 +9,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::{MAX_FED_CHANGES, Store};
-use crate::crdt::{Base, Change, RecordKey, Records};
+use crate::crdt::{Base, Change, RecordKey};
+use crate::storage::Lsn;
 use crate::storage::index::{Index, IndexPosition};
 use crate::storage::snapshot::Snapshot;
-use crate::storage::Lsn;
 
 /// The changes of one commit.
 #[derive(Clone, Debug)]
@@ -34,15 +34,6 @@ pub(super) struct IndexState {
     rebuild_from: Option<Lsn>,
     rebuilding: bool,
     snapshot_is_new: bool,
-}
-
-/// An index as the base of a store.
-pub(super) struct IndexBase(pub Arc<dyn Index>);
-
-impl Base for IndexBase {
-    fn records(&self, from: &[u8]) -> Records<'_> {
-        self.0.records(from)
-    }
 }
 
 impl IndexState {
@@ -99,7 +90,7 @@ impl Store {
     /// Goes on with a new index.
     pub fn swap_index(&mut self, index: Arc<dyn Index>) {
         let at = index.position().lsn;
-        self.base = Arc::new(IndexBase(Arc::clone(&index)));
+        self.base = Arc::clone(&index) as Arc<dyn Base + Send + Sync>;
         self.index.queue.retain(|batch| batch.position.lsn > at);
         self.index.index = Some(index);
         (self.index.rebuild_from, self.index.rebuilding) = (None, false);

@@ -24,6 +24,7 @@ pub use delta::Delta;
 pub use feed::FeedBatch;
 pub use open::{IndexOutcome, Recovery};
 
+use super::Lsn;
 use super::codec;
 use super::compaction::CompactionPlan;
 use super::disk::Disk;
@@ -33,9 +34,8 @@ use super::log::{LogWriter, Segment, SegmentHeader};
 use super::manifest::{CleanEnd, Manifest, ReadForm};
 use super::replay::{log_dir, snapshot_dir};
 use super::snapshot::Snapshot;
-use super::Lsn;
 use crate::crdt::{
-    ApplyError, Base, Dot, Element, Entry, NodeId, Op, OpBody, Records, ReplicaId, Seq, State, Tag, Verdict,
+    ApplyError, Base, Dot, Element, EmptyBase, Entry, NodeId, Op, OpBody, Records, ReplicaId, Seq, State, Tag, Verdict,
     VersionVector,
 };
 use recent::Recent;
@@ -441,6 +441,12 @@ impl Store {
         }
         // The log must not become empty: the next segment has to know its predecessor.
         if matches!(self.active, Active::NotYet(_)) { first.min(self.closed.len().saturating_sub(1)) } else { first }
+    }
+
+    /// Lets go of the index, so that it can be closed. Records cannot be read any more.
+    pub fn release_index(&mut self) {
+        self.base = Arc::new(EmptyBase);
+        self.index = feed::IndexState::default();
     }
 
     /// Closes the store in good order. The index, if given, has been brought up to `position` and made durable.

@@ -8,7 +8,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::feed::{FeedBatch, IndexBase, IndexState};
+use super::feed::{FeedBatch, IndexState};
 use super::recent::Recent;
 use super::reserve;
 use super::{Active, Entropy, Store, StoreOptions};
@@ -123,7 +123,11 @@ fn read_or_make_manifest(disk: &dyn Disk, dir: &Path, node: &NodeId) -> Result<(
     for below in [log_dir(dir), snapshot_dir(dir)] {
         let names = disk.list(&below).map_err(StoreError::io("list", &below))?;
         if let Some(name) = names.first() {
-            return Err(StoreError::damaged(&path, 0, format!("it is missing, although there is {}", below.join(name).display())));
+            return Err(StoreError::damaged(
+                &path,
+                0,
+                format!("it is missing, although there is {}", below.join(name).display()),
+            ));
         }
     }
     let manifest = Manifest::new(node.clone());
@@ -181,7 +185,9 @@ fn secure_tail(disk: &dyn Disk, dir: &Path, replay: &mut Replay, entropy: &mut E
     if outcome.as_ref().is_err_and(StoreError::is_disk_full) {
         // Nothing changed, or only an unlisted segment that the next start would take for part of the log.
         let path = log.join(segment::file_name(counter));
-        for leftover in [crate::storage::disk::temporary(&path), path, crate::storage::disk::temporary(&Manifest::path(dir))] {
+        for leftover in
+            [crate::storage::disk::temporary(&path), path, crate::storage::disk::temporary(&Manifest::path(dir))]
+        {
             let _ = disk.remove(&leftover);
         }
     }
@@ -231,8 +237,9 @@ fn build_index(
     };
     let why = match opened {
         Ok(index) => {
-            let base = Arc::new(IndexBase(Arc::clone(&index)));
-            let counts = index.counts().plus(count_changes(base.as_ref(), replay.state.memtable.changes())?);
+            let base = Arc::clone(&index) as Arc<dyn Base + Send + Sync>;
+            let delta = count_changes(base.as_ref(), replay.state.memtable.changes())?;
+            let counts = delta.after(index.counts()).unwrap_or_default();
             let mut feed = IndexState::new(Some(index), None);
             if !replay.state.memtable.is_empty() {
                 feed.push(changes(replay));
@@ -251,7 +258,7 @@ fn build_index(
     match source.rebuild(replay.state.records(snapshot.as_ref(), &[]), position) {
         Ok(index) => {
             replay.state.memtable = crate::crdt::Memtable::default();
-            let (base, counts) = (Arc::new(IndexBase(Arc::clone(&index))), index.counts());
+            let (base, counts) = (Arc::clone(&index) as Arc<dyn Base + Send + Sync>, index.counts());
             Ok(Built { base, index: IndexState::new(Some(index), None), outcome: IndexOutcome::Rebuilt(why), counts })
         }
         Err(error) => {
