@@ -25,7 +25,7 @@ use super::canonical::Limits;
 use super::clients::Clients;
 use super::peek;
 use super::rejection::{ErrorReply, Rejection};
-use super::request::{Asked, Body, asked};
+use super::request::{Asked, Body, asked, object};
 use super::sync_decode::peer_message;
 
 /// Longest line that is read; of a longer one, see [`super::reject_overlong`].
@@ -76,8 +76,15 @@ struct Line<'a> {
     src: Cow<'a, str>,
     #[serde(borrow, default)]
     dest: Cow<'a, str>,
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "object")]
     body: Body<'a>,
+}
+
+fn read_line(text: &str) -> Result<Line<'_>, serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let line = object(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(line)
 }
 
 /// Reads lines.
@@ -109,7 +116,7 @@ impl Decoder {
         }
         let Ok(text) = std::str::from_utf8(line) else { return Err(peek::reject(line, "not UTF-8")) };
         let Line { src, dest, body } =
-            serde_json::from_str(text).map_err(|error| peek::reject(line, &format!("not a message: {error}")))?;
+            read_line(text).map_err(|error| peek::reject(line, &format!("not a message: {error}")))?;
         if src.is_empty() {
             return Err(Rejection::silent("no src"));
         }

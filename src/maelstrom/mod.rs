@@ -49,4 +49,5 @@ pub use decode::{Decoder, Incoming, MAX_LINE_BYTES};
 pub use encode::encode;
 pub use peek::reject_overlong;
 pub use rejection::{ErrorReply, Rejection};
+pub use sync::{SYNC_VERSION, op_size_hint};
 pub use sync_decode::SyncError;

@@ -47,6 +47,16 @@ use super::text::{push_string, push_u64};
 /// The version of the format of peers' messages.
 pub const SYNC_VERSION: u64 = 1;
 
+/// Bytes that a run takes around an operation, with a place of two digits.
+const RUN_BYTES: usize = "[99,281474976710655,[]],".len();
+
+/// About how many bytes an operation takes in a message, at most: in a run of its own, as the operations of several
+/// replicas in turn are. In a longer run the others take [`Op::weight`]. The table of ids comes on top, with 22 bytes for
+/// each replica.
+pub fn op_size_hint(op: &Op) -> usize {
+    RUN_BYTES + op.weight()
+}
+
 /// The type on the wire.
 const fn kind(body: &PeerBody) -> &'static str {
     match body {
