@@ -13,20 +13,21 @@
 //! | type | payload |
 //! |---|---|
 //! | `orset_digest` | `vv` *vector*, `full` bool, `answer` bool |
-//! | `orset_ops` | `vv` *vector*, `runs` [*run*…], `answer` bool: whether it is the last of the answer; absent in a push |
+//! | `orset_ops` | `vv` *vector*, `runs` `[run…]`, `answer` bool: whether it is the last of the answer; absent in a push |
 //! | `orset_offer` | `key`, `vv` *vector* |
 //! | `orset_pull` | `key`, `digest` *vector*, absent after the first pull, `offset` |
-//! | `orset_part` | `key`, `offset`, `next` *offset*, absent in the last, `incarnations` [[i,node] or [i,node,i,n]…], `records` [[element,i,n]…], `live` [[i,n,base64]…] |
+//! | `orset_part` | `key`, `offset`, `next` *offset*, absent in the last, `incarnations` `[[i,node] or [i,node,i,n]…]`, `records` `[[element,i,n]…]`, `live` `[[i,n,base64]…]` |
 //! | `orset_gone` | `key` |
 //!
-//! - All: `v`, the version of this format, 1, and `from`, the sender's incarnation. Maelstrom sets the order of keys.
+//! - All: `v`, the version of this format, 1, and `from`, the sender's incarnation. A reader takes the keys in any order,
+//!   since Maelstrom may change it.
 //! - `ids`: every replica id of the message once, as 19 hexadecimal digits. An *i* is a position in it, an *n* a
 //!   sequence number, and *i,n* next to each other are a dot.
-//! - *vector*: [i,n,i,n…]. *key*: [i,lsn,checksum,hash], the hash as 16 hexadecimal digits, since a parser on the way may
-//!   put integers over 2^53 through a float. *offset*: [stage,block,item].
-//! - *run*: [i,n,[op…]], operations n, n+1, … of one incarnation. The operations of a message are those of its runs, in
-//!   order. *op*: [element] an add, [element,i,n,i,n…] a remove of these tags, {"node":…} or {"node":…,"parent":[i,n]}
-//!   a start.
+//! - *vector*: `[i,n,i,n…]`. *key*: `[i,lsn,checksum,hash]`, the hash as 16 hexadecimal digits, since a parser on the way
+//!   may put integers over 2^53 through a float. *offset*: `[stage,block,item]`.
+//! - *run*: `[i,n,[op…]]`, operations n, n+1, … of one incarnation. The operations of a message are those of its runs, in
+//!   order. *op*: `[element]` an add, `[element,i,n,i,n…]` a remove of these tags, `{"node":…}` or
+//!   `{"node":…,"parent":[i,n]}` a start.
 //! - Elements are canonical JSON as it stands. No white space within a payload.
 //!
 //! # Caveat
