@@ -1,5 +1,6 @@
 //! `orset`: a durable replica of an observed-remove set that speaks Maelstrom's JSON lines.
 
 pub mod crdt;
+pub mod maelstrom;
 pub mod replica;
 pub mod storage;
