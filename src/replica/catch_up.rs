@@ -5,8 +5,8 @@
 
 use std::collections::VecDeque;
 
-use super::message::{Request, Ticket};
 use super::Replica;
+use super::message::{Request, Ticket};
 use crate::storage::StoreError;
 
 /// A store with a past speaks to its peers after this at the latest.
@@ -27,9 +27,13 @@ pub struct CatchUp {
 
 enum Stage {
     /// Not a word to peers before this time.
-    Quiet { until_ms: u64 },
+    Quiet {
+        until_ms: u64,
+    },
     /// Peers have been asked; requests are held until one has answered, or this time.
-    Asked { until_ms: u64 },
+    Asked {
+        until_ms: u64,
+    },
     Done,
 }
 

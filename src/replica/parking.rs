@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::crdt::{Dot, Op, VersionVector, Verdict};
+use crate::crdt::{Dot, Op, Verdict, VersionVector};
 
 /// Most parked operations.
 const MAX_OPS: usize = 16_384;
