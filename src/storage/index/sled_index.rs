@@ -25,6 +25,7 @@
 //!   each touches few pages.
 //! - Disk is never given back: see [`IndexHome::rebuild_beside`](super::IndexHome::rebuild_beside).
 
+use std::fmt;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -67,8 +68,7 @@ impl Meta {
 
     /// `None` if it is garbled or of another version.
     fn decode(bytes: &[u8]) -> Option<Self> {
-        let (meta, read): (Self, usize) =
-            bincode::serde::decode_from_slice(bytes, bincode::config::standard()).ok()?;
+        let (meta, read): (Self, usize) = bincode::serde::decode_from_slice(bytes, bincode::config::standard()).ok()?;
         (meta.version == FORMAT_VERSION && read == bytes.len()).then_some(meta)
     }
 
@@ -82,7 +82,6 @@ impl Meta {
 }
 
 /// See the module's text. Closed when dropped.
-#[derive(Debug)]
 pub struct SledIndex {
     // Declared before the database: a tree must not outlive it.
     tree: sled::Tree,
@@ -93,6 +92,13 @@ pub struct SledIndex {
     writer: Mutex<()>,
     /// Set before every change and cleared after it: what failed half-way is not tried again.
     broken: AtomicBool,
+}
+
+impl fmt::Debug for SledIndex {
+    // Not derived: sled prints a whole tree.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SledIndex").field("dir", &self.dir).field("meta", &self.meta()).finish_non_exhaustive()
+    }
 }
 
 impl SledIndex {
@@ -177,6 +183,12 @@ impl SledIndex {
         self.set_meta(meta);
         progress(counts.tags);
         Ok(())
+    }
+
+    /// The tree itself, to put in what cannot be right.
+    #[cfg(test)]
+    pub(super) fn tree(&self) -> &sled::Tree {
+        &self.tree
     }
 
     fn meta(&self) -> Meta {

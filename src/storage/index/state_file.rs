@@ -81,7 +81,8 @@ impl IndexState {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             bytes => bytes.map_err(io_error("read", path))?,
         };
-        let garbled = || IndexError::Corrupt { path: path.to_path_buf(), what: "garbled, or of another version".into() };
+        let garbled =
+            || IndexError::Corrupt { path: path.to_path_buf(), what: "garbled, or of another version".into() };
         Self::decode(&bytes).map(Some).ok_or_else(garbled)
     }
 
