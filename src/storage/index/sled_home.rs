@@ -171,9 +171,9 @@ impl IndexHome {
     }
 
     /// Makes an index of `records` (sorted) that stands at `position`. What is there is moved aside; it must not be in
-    /// use. `progress` is told after every batch how many records are in.
+    /// use. `progress` is told now and then, and at the end, how many records are in.
     ///
-    /// One that is interrupted is never trusted: until the last batch it has no position, and no `index.state`
+    /// One that is interrupted is never trusted: until the last record is in, it has no position, and no `index.state`
     /// names it.
     ///
     /// # Errors
