@@ -7,7 +7,7 @@
 //! - **fsync** is done here, file by file: sled's own `flush` calls `sync_file_range`, which is no durability barrier.
 //! - **Permissions** too: sled creates its files by the umask. They are for their owner alone.
 
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,6 +20,10 @@ use super::{IndexError, Unusable};
 
 /// How long sled may take to open before it counts as stuck. Ten million records take 1.2 s.
 pub const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long, and how often, sled's lock is waited for.
+const LET_GO_PATIENCE: Duration = Duration::from_secs(2);
+const LET_GO_PAUSE: Duration = Duration::from_millis(1);
 
 /// The name of the thread that opens sled. A panic in it is caught and reported as [`Unusable::Panicked`], so a panic
 /// hook may keep quiet about it.
@@ -40,7 +44,6 @@ const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 pub(super) type Opener = fn(&Path) -> sled::Result<sled::Db>;
 
 /// An open database.
-#[derive(Debug)]
 pub(super) struct Opened {
     /// Kept so that the tree's files stay open and locked.
     pub(super) db: sled::Db,
@@ -84,10 +87,31 @@ pub(super) fn open_guarded(dir: &Path, opener: Opener, timeout: Duration) -> Res
 }
 
 fn open_tree(dir: &Path, opener: Opener) -> sled::Result<Opened> {
+    // If somebody holds on to it, sled says so better than we could.
+    let _ = is_let_go(dir);
     let db = opener(dir)?;
     let tree = db.open_tree(TREE)?;
     let meta = tree.get(META_KEY)?;
     Ok(Opened { db, tree, meta })
+}
+
+/// Waits until nobody has the database in `dir` open; false if that takes too long.
+///
+/// sled's threads close its files some time after the last handle was dropped, and a killed process's files are closed
+/// one after the other: whoever has the store's lock may still find sled's taken.
+pub(super) fn is_let_go(dir: &Path) -> bool {
+    let Ok(file) = File::open(dir.join("db")) else {
+        return true;
+    };
+    let mut waited = Duration::ZERO;
+    while let Err(TryLockError::WouldBlock) = file.try_lock() {
+        if waited >= LET_GO_PATIENCE {
+            return false;
+        }
+        thread::sleep(LET_GO_PAUSE);
+        waited += LET_GO_PAUSE;
+    }
+    true
 }
 
 fn delete_half_snapshots(dir: &Path) -> Result<(), IndexError> {

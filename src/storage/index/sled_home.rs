@@ -43,8 +43,8 @@ use std::time::Duration;
 use crate::crdt::Records;
 
 use super::sled_files::{
-    OPEN_TIMEOUT, Opened, Opener, bytes_on_disk, io_error, make_dir, make_private, open_guarded, open_sled, panic_text,
-    remove_all, sync_path, sync_tree,
+    OPEN_TIMEOUT, Opened, Opener, bytes_on_disk, io_error, is_let_go, make_dir, make_private, open_guarded, open_sled,
+    panic_text, remove_all, sync_path, sync_tree,
 };
 use super::state_file::{IndexState, inode_of};
 use super::{Index, IndexError, IndexPosition, SledIndex};
@@ -171,9 +171,9 @@ impl IndexHome {
     }
 
     /// Makes an index of `records` (sorted) that stands at `position`. What is there is moved aside; it must not be in
-    /// use. `progress` is told after every batch how many records are in.
+    /// use. `progress` is told now and then, and at the end, how many records are in.
     ///
-    /// One that is interrupted is never trusted: until the last batch it has no position, and no `index.state`
+    /// One that is interrupted is never trusted: until the last record is in, it has no position, and no `index.state`
     /// names it.
     ///
     /// # Errors
@@ -353,11 +353,13 @@ impl IndexHome {
     }
 }
 
-/// Closes sled, which syncs and panics if it cannot.
-fn close_sled(index: SledIndex) -> Result<(), IndexError> {
+/// Closes sled, which syncs and panics if it cannot, and returns when it has let go of its files.
+pub(super) fn close_sled(index: SledIndex) -> Result<(), IndexError> {
     let path = index.dir().to_path_buf();
-    catch_unwind(AssertUnwindSafe(|| drop(index))).map_err(|panic| {
-        let what = panic_text(&*panic);
-        IndexError::Panicked { action: "close", path, what }
-    })
+    let panicked = |what| IndexError::Panicked { action: "close", path: path.clone(), what };
+    catch_unwind(AssertUnwindSafe(|| drop(index))).map_err(|panic| panicked(panic_text(&*panic)))?;
+    if is_let_go(&path) {
+        return Ok(());
+    }
+    Err(IndexError::Corrupt { path, what: "sled does not let go of its files".into() })
 }
