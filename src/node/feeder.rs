@@ -36,11 +36,7 @@ impl Feeder {
     ///
     /// # Errors
     /// If the system gives no thread.
-    pub fn start(
-        source: Box<dyn IndexSource>,
-        index: Option<Arc<dyn Index>>,
-        events: Events,
-    ) -> std::io::Result<Self> {
+    pub fn start(source: Box<dyn IndexSource>, index: Option<Arc<dyn Index>>, events: Events) -> std::io::Result<Self> {
         let (commands, receiver) = std::sync::mpsc::channel();
         let worker = Worker { source, index, events, waiting: Vec::new(), since: None, noted: Instant::now() };
         let thread = std::thread::Builder::new().name("index".into()).spawn(move || worker.run(&receiver))?;
@@ -144,7 +140,7 @@ impl Worker {
         }
         if self.noted.elapsed() >= NOTE_EVERY {
             self.noted = Instant::now();
-            self.source.note(index.position());
+            self.source.note(index.position())?;
         }
         Ok(())
     }

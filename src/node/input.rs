@@ -120,8 +120,7 @@ pub fn wait_readable<const N: usize>(fds: [Option<BorrowedFd>; N], timeout: Opti
         tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: i64::from(timeout.subsec_nanos()),
     });
-    let mut polled: Vec<PollFd> =
-        fds.iter().flatten().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+    let mut polled: Vec<PollFd> = fds.iter().flatten().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
     match poll(&mut polled, timeout.as_ref()) {
         Ok(_) => {}
         Err(Errno::INTR) => return Ok([false; N]),

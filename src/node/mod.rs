@@ -27,7 +27,9 @@ use crate::crdt::NodeId;
 use crate::maelstrom::{Decoder, Incoming, Limits, MAX_LINE_BYTES, reject_overlong};
 use crate::replica::{Replica, ReplicaConfig, Ticket};
 use crate::storage::disk::RealDisk;
-use crate::storage::{IndexOutcome, Recovery, SledSource, Store, StoreError, StoreLimits, StoreLock, StoreOptions, lock};
+use crate::storage::{
+    IndexOutcome, Recovery, SledSource, Store, StoreError, StoreLimits, StoreLock, StoreOptions, lock,
+};
 use background::{Event, Events};
 use feeder::Feeder;
 use input::{Line, LineBuffer, wait_readable};

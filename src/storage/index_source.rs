@@ -22,8 +22,15 @@ pub trait IndexSource: Send {
     /// If it cannot be built.
     fn rebuild(&mut self, records: Records<'_>, position: IndexPosition) -> Result<Arc<dyn Index>, IndexError>;
 
-    /// Takes note of how far the index has come, for those who must not open it.
-    fn note(&mut self, position: IndexPosition);
+    /// Hands to the system what the index still buffers, and takes note of how far it has come, for those who must not
+    /// open it. To be called every second or so.
+    ///
+    /// # Errors
+    /// If the index cannot be written any more.
+    fn note(&mut self, position: IndexPosition) -> Result<(), IndexError>;
+
+    /// Sees to it that the index that is there is not trusted at the next start.
+    fn distrust(&mut self);
 
     /// Closes the index, so that it may be trusted after a power cut too, and says where it stands. Nobody else may
     /// hold it any more.
@@ -46,7 +53,11 @@ impl IndexSource for NoIndex {
         Err(IndexError::Corrupt { path: PathBuf::new(), what: "not wanted".into() })
     }
 
-    fn note(&mut self, _position: IndexPosition) {}
+    fn note(&mut self, _position: IndexPosition) -> Result<(), IndexError> {
+        Ok(())
+    }
+
+    fn distrust(&mut self) {}
 
     fn close(&mut self) -> Result<Option<IndexPosition>, IndexError> {
         Ok(None)
@@ -70,7 +81,11 @@ impl IndexSource for MemorySource {
         Ok(Arc::new(index))
     }
 
-    fn note(&mut self, _position: IndexPosition) {}
+    fn note(&mut self, _position: IndexPosition) -> Result<(), IndexError> {
+        Ok(())
+    }
+
+    fn distrust(&mut self) {}
 
     fn close(&mut self) -> Result<Option<IndexPosition>, IndexError> {
         Ok(None)
@@ -119,12 +134,16 @@ impl IndexSource for SledSource {
         Ok(index)
     }
 
-    fn note(&mut self, position: IndexPosition) {
-        if self.current.is_some()
-            && let Err(error) = self.home.write_state(position)
-        {
-            tracing::warn!("{error}");
+    fn note(&mut self, position: IndexPosition) -> Result<(), IndexError> {
+        if let Some(index) = &self.current {
+            index.flush()?;
+            self.home.write_state(position)?;
         }
+        Ok(())
+    }
+
+    fn distrust(&mut self) {
+        self.home.distrust();
     }
 
     fn close(&mut self) -> Result<Option<IndexPosition>, IndexError> {

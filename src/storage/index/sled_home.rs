@@ -250,6 +250,12 @@ impl IndexHome {
         Ok(position)
     }
 
+    /// Forgets where the index lies, so that the next start builds another.
+    pub fn distrust(&self) {
+        // If it cannot be removed, the index itself says that its last step failed.
+        let _ = fs::remove_file(self.state_path());
+    }
+
     /// How many bytes of disk the present index takes.
     ///
     /// # Errors
