@@ -49,6 +49,7 @@ impl Cluster {
     /// One more slot, for a node with the id `address`.
     pub fn add_slot(&mut self, slot: &str, address: &str, args: &[&str]) {
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        self.router.register(slot, address);
         let new = Slot { address: address.to_owned(), args, process: None };
         assert!(self.slots.insert(slot.to_owned(), new).is_none(), "slot {slot} is there twice");
     }
@@ -113,7 +114,7 @@ impl Cluster {
         let mut process = Process::spawn(&args, move |line| router.route(&name, line));
         let (stdin, address) = (process.take_stdin(), place.address.clone());
         place.process = Some(process);
-        self.router.connect(slot, &address, stdin);
+        self.router.connect(slot, stdin);
         let mut ids: Vec<&str> = self.slots.values().map(|slot| slot.address.as_str()).collect();
         ids.dedup();
         let init = format!(r#""type":"init","node_id":{address:?},"node_ids":{ids:?}"#);
@@ -122,9 +123,10 @@ impl Cluster {
 
     /// SIGKILLs a node. All that it had written was taken over on return.
     pub fn kill(&mut self, slot: &str) {
-        self.router.disconnect(slot);
         let mut process = self.slot(slot).process.take().expect("something runs there");
         let status = process.kill();
+        // Only now: the end of its input would let it end in good order.
+        self.router.disconnect(slot);
         assert!(was_killed(status), "{slot} had ended by itself: {status}; stderr:\n{}", process.stderr.text());
     }
 

@@ -42,7 +42,12 @@ impl Stderr {
         let mut guard = self.0.0.lock().unwrap();
         while !guard.0.contains(wanted) {
             let left = PATIENCE.saturating_sub(start.elapsed());
-            assert!(!guard.1 && !left.is_zero(), "no {wanted:?} on stderr:\n{}", guard.0);
+            if guard.1 || left.is_zero() {
+                let text = guard.0.clone();
+                // Not to be held when this panics: the thread that collects needs it.
+                drop(guard);
+                panic!("no {wanted:?} on stderr:\n{text}");
+            }
             guard = self.0.1.wait_timeout(guard, left).unwrap().0;
         }
     }
@@ -68,14 +73,15 @@ impl Stderr {
 pub struct Process {
     child: Child,
     stdin: Option<ChildStdin>,
-    stdout: Option<JoinHandle<()>>,
+    /// Returns what followed the last line's end.
+    stdout: Option<JoinHandle<String>>,
     errors: Option<JoinHandle<()>>,
     /// What it says to people.
     pub stderr: Stderr,
 }
 
 impl Process {
-    /// Starts it with these arguments; `on_line` gets each line of stdout, without its end.
+    /// Starts it with these arguments; `on_line` gets each whole line of stdout, without its end.
     pub fn spawn(args: &[&OsStr], mut on_line: impl FnMut(String) + Send + 'static) -> Self {
         let mut command = Command::new(binary());
         command.args(args).env_remove("ORSET_DATA_DIR").env_remove("RUST_LOG");
@@ -86,8 +92,16 @@ impl Process {
         let sink = stderr.clone();
         let errors = std::thread::spawn(move || sink.collect(err));
         let stdout = std::thread::spawn(move || {
-            for line in BufReader::new(out).split(b'\n').map_while(Result::ok) {
-                on_line(String::from_utf8(line).expect("stdout is UTF-8"));
+            let mut pipe = BufReader::new(out);
+            loop {
+                let mut line = Vec::new();
+                let _ = pipe.read_until(b'\n', &mut line);
+                let whole = line.pop_if(|last| *last == b'\n').is_some();
+                let text = String::from_utf8(line).expect("stdout is UTF-8");
+                if !whole {
+                    return text;
+                }
+                on_line(text);
             }
         });
         let stdin = child.stdin.take();
@@ -118,7 +132,8 @@ impl Process {
     pub fn kill(&mut self) -> ExitStatus {
         // It may have ended by itself; the status tells.
         let _ = self.child.kill();
-        self.reap()
+        // A large write may be cut by the kill: half a line is no reply.
+        self.reap().0
     }
 
     /// Ends its input and waits until it has ended.
@@ -135,15 +150,19 @@ impl Process {
             assert!(start.elapsed() < PATIENCE, "it does not end; stderr:\n{}", self.stderr.text());
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
-        self.reap()
+        let (status, rest) = self.reap();
+        assert!(rest.is_empty(), "it ended in the middle of a line: {rest:?}");
+        status
     }
 
-    fn reap(&mut self) -> ExitStatus {
+    /// How it ended, and what it had written after its last whole line.
+    fn reap(&mut self) -> (ExitStatus, String) {
         let status = self.child.wait().expect("a child can be waited for");
-        for thread in [self.stdout.take(), self.errors.take()].into_iter().flatten() {
-            thread.join().expect("a thread that reads a pipe does not panic");
+        let rest = self.stdout.take().map(|thread| thread.join().expect("stdout is read without a panic"));
+        if let Some(thread) = self.errors.take() {
+            thread.join().expect("stderr is read without a panic");
         }
-        status
+        (status, rest.unwrap_or_default())
     }
 }
 

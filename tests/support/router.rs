@@ -92,8 +92,13 @@ impl Router {
         (Self { inner, late, replies }, for_clients)
     }
 
+    /// There is such a slot, and others write to it under this address. Nothing runs there yet.
+    pub fn register(&self, slot: &str, address: &str) {
+        self.inner.lock().unwrap().addresses.insert(slot.to_owned(), address.to_owned());
+    }
+
     /// A process runs in `slot` from now on.
-    pub fn connect(&self, slot: &str, address: &str, mut stdin: ChildStdin) {
+    pub fn connect(&self, slot: &str, mut stdin: ChildStdin) {
         let (sender, lines) = channel::<String>();
         std::thread::spawn(move || {
             // It ends when the slot is disconnected, which closes the pipe, or when the process is gone.
@@ -103,9 +108,7 @@ impl Router {
                 }
             }
         });
-        let mut inner = self.inner.lock().unwrap();
-        inner.addresses.insert(slot.to_owned(), address.to_owned());
-        inner.inputs.insert(slot.to_owned(), sender);
+        self.inner.lock().unwrap().inputs.insert(slot.to_owned(), sender);
     }
 
     /// The process in `slot` gets nothing any more; its stdin is closed once everything before is written.
@@ -146,7 +149,8 @@ impl Router {
         }
         let mut inner = self.inner.lock().unwrap();
         let Ok(wire) = serde_json::from_str::<Wire<'_>>(&text) else {
-            inner.complaints.push(format!("{slot} wrote {text:?}, which is no message"));
+            let start: String = text.chars().take(200).collect();
+            inner.complaints.push(format!("{slot} wrote what is no message: {start:?}"));
             return;
         };
         if wire.dest.starts_with('c') {
