@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use orset::crdt::{Dot, ReplicaId};
+use rustix::process::Signal;
 use support::cluster::Cluster;
 use support::router::Faults;
 use support::{binary, copy_dir, segments, wait_until};
@@ -99,53 +100,37 @@ fn a_rolled_back_store_merges_what_it_lost_and_uses_no_dot_twice() {
     elements.extend(again);
     assert_eq!(tags.len(), 30, "no two adds got the same tag");
     cluster.barrier();
+    cluster.process("n1").stderr.wait_for("rolled back by");
     assert_eq!(sorted(cluster.agreed()), sorted(elements.clone()));
     drain(&mut cluster, "n2", &elements, &tags);
 }
 
 #[test]
-fn a_store_that_was_rolled_back_under_a_running_history_says_so() {
+fn a_store_set_back_to_the_middle_of_an_incarnation_forks_and_says_so() {
     let mut cluster = Cluster::started(3, &NODES, &ARGS);
-    cluster.add("n1", "\"in the backup\"");
-    cluster.barrier();
-    // A copy of what a killed process left: the next start of the copy continues an id that went on elsewhere.
-    cluster.kill("n1");
-    let backup = cluster.data_dir("backup");
-    copy_dir(&cluster.data_dir("n1"), &backup);
-    cluster.start("n1");
-    cluster.add("n1", "\"first of the next incarnation\"");
-    cluster.barrier();
-    cluster.stop("n1");
-    let later = cluster.data_dir("later");
-    copy_dir(&cluster.data_dir("n1"), &later);
-    // Now the later store runs on, then an earlier copy of the same incarnation is put in its place.
-    cluster.start("n1");
-    let running = cluster.add("n1", "\"known\"");
-    cluster.barrier();
-    cluster.kill("n1");
-    let middle = cluster.data_dir("middle");
-    copy_dir(&cluster.data_dir("n1"), &middle);
-    assert_ne!(replica(running), ReplicaId::from_random(0));
-    restore_mid_incarnation(&mut cluster);
-}
-
-/// Makes a copy of a *running* incarnation's store, lets the incarnation go on, and puts the copy in its place.
-fn restore_mid_incarnation(cluster: &mut Cluster) {
-    cluster.start("n1");
     cluster.add("n1", "\"before the copy\"");
     cluster.barrier();
+    // As a disk snapshot would: the process stands still, so the copy is what the disk held at one instant.
+    let process = cluster.process("n1");
+    process.signal(Signal::STOP);
+    let stat = format!("/proc/{}/stat", process.pid());
+    wait_until("the process stands still", || std::fs::read_to_string(&stat).unwrap().contains(") T "));
     let copy = cluster.data_dir("copy");
     copy_dir(&cluster.data_dir("n1"), &copy);
-    for n in 0..5 {
-        cluster.add("n1", &format!("\"after the copy {n}\""));
-    }
+    cluster.process("n1").signal(Signal::CONT);
+
+    let lost = names("after the copy", 5);
+    let mut tags: BTreeSet<Uuid> = lost.iter().map(|element| cluster.add("n1", element)).collect();
     cluster.barrier();
     let expected = cluster.agreed();
     cluster.kill("n1");
     std::fs::remove_dir_all(cluster.data_dir("n1")).unwrap();
     copy_dir(&copy, &cluster.data_dir("n1"));
+
+    cluster.router.set(Faults::isolate("n1", NODES.into_iter(), true));
     cluster.start("n1");
-    cluster.add("n1", "\"the fork\"");
+    tags.insert(cluster.add("n1", "\"the fork\""));
+    assert_eq!(tags.len(), 6, "no two adds got the same tag");
     cluster.barrier();
     cluster.process("n1").stderr.wait_for("rolled back by");
     assert_eq!(sorted(cluster.agreed()), sorted([expected, vec!["\"the fork\"".into()]].concat()));
@@ -194,7 +179,6 @@ fn a_node_away_for_longer_than_the_log_reaches_gets_a_state_delta() {
     cluster.barrier();
     let expected = sorted([kept, mine].concat());
     assert_eq!(sorted(cluster.agreed()), expected);
-    cluster.process("n1");
     let log = dump(&cluster.store("n3"), "log").to_lowercase();
     assert!(log.contains("join"), "n3 took no state delta; its log:\n{}", &log[..log.len().min(2000)]);
     drain(&mut cluster, "n3", &expected, &tags);
