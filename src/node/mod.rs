@@ -299,7 +299,7 @@ impl Node {
             limits: self.options.store,
         };
         let (store, recovery) = Store::open(options, &mut source)?;
-        report(&store, &recovery, &dir, started.elapsed());
+        report(&recovery, &dir, started.elapsed());
         let events = self.sender.try_clone().map_err(|error| NodeError::Io("cannot make a pipe", error))?;
         let feeder = Feeder::start(Box::new(source), store.index().cloned(), events)
             .map_err(|error| NodeError::Io("cannot start a thread", error))?;
@@ -328,6 +328,7 @@ impl Node {
             let store = running.replica.store_mut();
             match event {
                 Event::IndexProgress => store.maintain(),
+                Event::IndexNoted(lsn) => store.index_noted(lsn),
                 Event::IndexFailed(why) => return Err(NodeError::Index(why)),
                 Event::IndexRebuilt(index) => {
                     tracing::info!("the index has been rebuilt from the snapshot at LSN {}", index.position().lsn);
@@ -397,7 +398,7 @@ fn random_bits() -> u128 {
     Uuid::new_v4().as_u128() ^ Uuid::new_v4().as_u128().rotate_left(37)
 }
 
-fn report(store: &Store, recovery: &Recovery, dir: &std::path::Path, took: Duration) {
+fn report(recovery: &Recovery, dir: &std::path::Path, took: Duration) {
     let Recovery { counts, lsn, snapshot_lsn, torn_tail_bytes, .. } = recovery;
     let index = match &recovery.index {
         IndexOutcome::Trusted => "index trusted".to_owned(),
@@ -413,12 +414,15 @@ fn report(store: &Store, recovery: &Recovery, dir: &std::path::Path, took: Durat
     if *torn_tail_bytes > 0 {
         tracing::warn!("{}: cut off a torn tail of {torn_tail_bytes} bytes that nobody had heard of", dir.display());
     }
+    let more = match recovery.uncounted_changes {
+        0 => String::new(),
+        changes => format!(" before the last {changes} changes"),
+    };
     tracing::info!(
-        "{}: {how}: {} elements, {} tags, LSN {lsn} (snapshot at {snapshot_lsn}), {index}, {} ms",
+        "{}: {how}: {} elements, {} tags{more}, LSN {lsn} (snapshot at {snapshot_lsn}), {index}, {} ms",
         dir.display(),
         counts.elements,
         counts.tags,
         took.as_millis()
     );
-    let _ = store;
 }

@@ -34,11 +34,20 @@ pub(super) struct IndexState {
     rebuild_from: Option<Lsn>,
     rebuilding: bool,
     snapshot_is_new: bool,
+    /// Where the index would be found, at least, if the process were killed now.
+    noted: Lsn,
 }
 
 impl IndexState {
     pub(super) fn new(index: Option<Arc<dyn Index>>, rebuild_from: Option<Lsn>) -> Self {
-        Self { index, rebuild_from, ..Self::default() }
+        let noted = index.as_ref().map(|index| index.position().lsn).unwrap_or_default();
+        Self { index, rebuild_from, noted, ..Self::default() }
+    }
+
+    /// Up to where a snapshot may go. One that is ahead of the index makes the index worthless at the next start, as
+    /// the log is then read from the snapshot on.
+    pub(super) fn snapshot_limit(&self) -> Option<Lsn> {
+        (self.index.is_some() && self.rebuild_from.is_none()).then_some(self.noted)
     }
 
     pub(super) fn current(&self) -> Option<&Arc<dyn Index>> {
@@ -91,10 +100,16 @@ impl Store {
     pub fn swap_index(&mut self, index: Arc<dyn Index>) {
         let at = index.position().lsn;
         self.base = Arc::clone(&index) as Arc<dyn Base + Send + Sync>;
+        self.index.noted = at;
         self.index.queue.retain(|batch| batch.position.lsn > at);
         self.index.index = Some(index);
         (self.index.rebuild_from, self.index.rebuilding) = (None, false);
         self.maintain();
+    }
+
+    /// Takes note of where the index would be found if the process were killed now.
+    pub fn index_noted(&mut self, lsn: Lsn) {
+        self.index.noted = lsn;
     }
 
     /// Takes note that no new index could be built: it is tried again after the next snapshot.

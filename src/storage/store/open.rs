@@ -23,6 +23,9 @@ use crate::storage::replay::{Replay, log_dir, snapshot_dir};
 use crate::storage::snapshot;
 use crate::storage::{Counts, Lsn};
 
+/// So many changes are counted at a start; each takes a look-up in the index, some microseconds.
+const MAX_COUNTED_CHANGES: usize = 4096;
+
 /// What became of the index at the start.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum IndexOutcome {
@@ -37,8 +40,11 @@ pub enum IndexOutcome {
 /// What a start found.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Recovery {
-    /// How much is in the set.
+    /// How much is in the set, without the uncounted changes.
     pub counts: Counts,
+    /// Changes that the index does not have yet and that were too many to be counted at once: a start does not wait
+    /// for thousands of look-ups.
+    pub uncounted_changes: usize,
     /// The last LSN.
     pub lsn: Lsn,
     /// The snapshot's LSN; zero without one.
@@ -75,6 +81,7 @@ impl Store {
         let built = build_index(disk.as_ref(), &dir, &mut replay, opened, source)?;
         let recovery = Recovery {
             counts: built.counts,
+            uncounted_changes: built.uncounted_changes,
             lsn: replay.lsn,
             snapshot_lsn,
             index: built.outcome,
@@ -221,6 +228,7 @@ struct Built {
     index: IndexState,
     outcome: IndexOutcome,
     counts: Counts,
+    uncounted_changes: usize,
 }
 
 fn build_index(
@@ -238,13 +246,17 @@ fn build_index(
     let why = match opened {
         Ok(index) => {
             let base = Arc::clone(&index) as Arc<dyn Base + Send + Sync>;
-            let delta = count_changes(base.as_ref(), replay.state.memtable.changes())?;
-            let counts = delta.after(index.counts()).unwrap_or_default();
+            let changes_to_come = replay.state.memtable.len();
+            let (mut counts, mut uncounted_changes) = (index.counts(), changes_to_come);
+            if changes_to_come <= MAX_COUNTED_CHANGES {
+                let delta = count_changes(base.as_ref(), replay.state.memtable.changes())?;
+                (counts, uncounted_changes) = (delta.after(counts).unwrap_or_default(), 0);
+            }
             let mut feed = IndexState::new(Some(index), None);
             if !replay.state.memtable.is_empty() {
                 feed.push(changes(replay));
             }
-            return Ok(Built { base, index: feed, outcome: IndexOutcome::Trusted, counts });
+            return Ok(Built { base, index: feed, outcome: IndexOutcome::Trusted, counts, uncounted_changes });
         }
         Err(why) => why,
     };
@@ -259,14 +271,20 @@ fn build_index(
         Ok(index) => {
             replay.state.memtable = crate::crdt::Memtable::default();
             let (base, counts) = (Arc::clone(&index) as Arc<dyn Base + Send + Sync>, index.counts());
-            Ok(Built { base, index: IndexState::new(Some(index), None), outcome: IndexOutcome::Rebuilt(why), counts })
+            Ok(Built {
+                base,
+                index: IndexState::new(Some(index), None),
+                outcome: IndexOutcome::Rebuilt(why),
+                counts,
+                uncounted_changes: 0,
+            })
         }
         Err(error) => {
             let counts = count(replay.state.records(snapshot.as_ref(), &[]))?;
             let mut feed = IndexState::new(None, Some(Lsn(0)));
             feed.push(changes(replay));
             let outcome = IndexOutcome::Absent(format!("{why}; {error}"));
-            Ok(Built { base: snapshot, index: feed, outcome, counts })
+            Ok(Built { base: snapshot, index: feed, outcome, counts, uncounted_changes: 0 })
         }
     }
 }
