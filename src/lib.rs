@@ -1,5 +1,8 @@
 //! `orset`: a durable replica of an observed-remove set that speaks Maelstrom's JSON lines.
 
+pub mod cli;
 pub mod crdt;
+pub mod maelstrom;
+pub mod node;
 pub mod replica;
 pub mod storage;

@@ -1,3 +1,7 @@
 //! The `orset` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    orset::cli::main()
+}

@@ -95,16 +95,39 @@ impl State {
         }
     }
 
-    fn apply_op(&mut self, op: &Op) -> Result<(), ApplyError> {
+    /// Applies the next entry of a log as far as the causal context goes: its records are in the base already.
+    ///
+    /// # Errors
+    /// As [`State::apply`].
+    pub fn apply_context(&mut self, entry: &Entry) -> Result<(), ApplyError> {
+        match entry {
+            Entry::Op(op) => self.hold(op),
+            Entry::JoinPart(_) => self.apply(&super::memtable::EmptyBase, entry),
+            Entry::JoinCommit(commit) => {
+                self.take_staged(commit)?;
+                self.hold_join(commit);
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes an operation into the causal context.
+    fn hold(&mut self, op: &Op) -> Result<(), ApplyError> {
         op.check().map_err(|error| ApplyError::Impossible(op.dot, error))?;
         if op.judge(&self.vv) != Verdict::Next {
             return Err(ApplyError::OutOfOrder(op.dot));
         }
         self.vv.advance(op.dot);
+        if let OpBody::Start { node, parent } = &op.body {
+            self.incarnations.insert(op.dot.replica, Incarnation { node: node.clone(), parent: *parent });
+        }
+        Ok(())
+    }
+
+    fn apply_op(&mut self, op: &Op) -> Result<(), ApplyError> {
+        self.hold(op)?;
         match &op.body {
-            OpBody::Start { node, parent } => {
-                self.incarnations.insert(op.dot.replica, Incarnation { node: node.clone(), parent: *parent });
-            }
+            OpBody::Start { .. } => {}
             OpBody::Add(element) => self.put(element, op.dot),
             OpBody::Remove { element, tags } => {
                 let prefix = element.key_prefix();
@@ -117,16 +140,16 @@ impl State {
     }
 
     fn apply_join(&mut self, base: &dyn Base, commit: &JoinCommit) -> Result<(), ApplyError> {
-        let staged = match self.staged.take() {
-            Some(staged) if staged.join == commit.join => staged,
-            other => {
-                self.staged = other;
-                return Err(ApplyError::NoParts(commit.join));
-            }
-        };
+        let staged = self.take_staged(commit)?;
         let mut dropped = Vec::new();
         for record in self.memtable.over(base, &[]) {
-            let record = record?;
+            let record = match record {
+                Ok(record) => record,
+                Err(error) => {
+                    self.staged = Some(staged);
+                    return Err(error.into());
+                }
+            };
             if staged.drops(record.tag(), &commit.vv) {
                 dropped.push(record.key);
             }
@@ -138,10 +161,19 @@ impl State {
         for (element, tag) in staged.news(&held) {
             self.put(element, *tag);
         }
+        self.hold_join(commit);
+        Ok(())
+    }
+
+    fn take_staged(&mut self, commit: &JoinCommit) -> Result<Staged, ApplyError> {
+        let staged = self.staged.take_if(|staged| staged.join == commit.join);
+        staged.ok_or(ApplyError::NoParts(commit.join))
+    }
+
+    fn hold_join(&mut self, commit: &JoinCommit) {
         self.vv.join(&commit.vv);
         self.floor.join(&commit.vv);
         self.incarnations.join(&commit.incarnations);
-        Ok(())
     }
 
     fn put(&mut self, element: &Element, tag: Tag) {

@@ -1,5 +1,281 @@
-//! The replica.
+//! One replica: takes messages, keeps its store, says things to clients and peers.
+//!
+//! It has no I/O of its own but the store's, no thread, no clock and no randomness: the time comes with every call, the
+//! random bits with the start. The event loop around it is
+//!
+//! ```text
+//! loop {
+//!     wait for lines, or until next_wakeup_ms()
+//!     for each line, until is_batch_full():  client() or peer()
+//!     tick()
+//!     for message in commit()?: write it          // one frame, one sync, then everything leaves at once
+//! }
+//! ```
+//!
+//! # Invariants
+//!
+//! - Nothing leaves before it is durable: see [`outbox`].
+//! - A message's version vector is information about its sender. It is never merged into this replica's own.
+//! - Clients' set requests are held after a restart until one peer's answer is merged or a bound has passed. That is
+//!   for freshness only: nothing is less safe if it does not happen.
 
+mod catch_up;
+mod gossip;
 pub mod message;
+pub mod outbox;
+mod parking;
+mod transfer;
 
 pub use message::*;
+pub use outbox::Outbox;
+
+use std::collections::BTreeMap;
+
+use crate::crdt::{Element, MAX_REMOVE_TAGS, NodeId, OpBody, VersionVector};
+use crate::storage::{ReadForm, Recovery, Store, StoreError};
+use catch_up::CatchUp;
+use gossip::Gossip;
+use parking::Parking;
+use transfer::{Receiving, Sending};
+
+/// Intervals and bounds.
+#[derive(Clone, Copy, Debug)]
+pub struct ReplicaConfig {
+    /// How long clients' set requests are held after a restart, at most.
+    pub catch_up_ms: u64,
+    /// New operations are pushed at once, but no sooner than this after the last push.
+    pub push_interval_ms: u64,
+    /// A digest goes to a random peer after this, doubling while nothing differs …
+    pub digest_interval_ms: u64,
+    /// … up to this.
+    pub digest_max_ms: u64,
+}
+
+impl Default for ReplicaConfig {
+    fn default() -> Self {
+        Self { catch_up_ms: 500, push_interval_ms: 50, digest_interval_ms: 2_000, digest_max_ms: 30_000 }
+    }
+}
+
+/// Operations of this node's earlier incarnations that this store has lost, and that others bring back.
+struct LostAndFound {
+    /// What was held of them at the start; `None` for a fresh store, which has lost nothing that it knew.
+    at_start: Option<u64>,
+    found: u64,
+    reported: u64,
+    /// Something has been merged since they were counted.
+    stale: bool,
+}
+
+/// See the module's text.
+pub struct Replica {
+    store: Store,
+    config: ReplicaConfig,
+    outbox: Outbox,
+    /// The other nodes of the cluster.
+    peers: Vec<NodeId>,
+    /// What each peer was last known to hold.
+    known: BTreeMap<NodeId, VersionVector>,
+    parking: Parking,
+    gossip: Gossip,
+    catch_up: CatchUp,
+    receiving: Option<Receiving>,
+    sending: Sending,
+    lost_and_found: LostAndFound,
+}
+
+impl Replica {
+    /// The replica of an open store. `random` are random bits for the choice of peers.
+    pub fn new(store: Store, recovery: &Recovery, config: ReplicaConfig, random: u64, now_ms: u64) -> Self {
+        let at_start = store.manifest().own.map(|_| ops_of_this_node(&store));
+        let mut replica = Self {
+            catch_up: CatchUp::new(recovery.fresh, now_ms),
+            gossip: Gossip::new(random, now_ms, &config),
+            store,
+            config,
+            outbox: Outbox::default(),
+            peers: Vec::new(),
+            known: BTreeMap::new(),
+            parking: Parking::default(),
+            receiving: None,
+            sending: Sending::default(),
+            lost_and_found: LostAndFound { at_start, found: 0, reported: 0, stale: false },
+        };
+        replica.list_peers();
+        replica
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The store, for its background steps.
+    pub fn store_mut(&mut self) -> &mut Store {
+        &mut self.store
+    }
+
+    fn list_peers(&mut self) {
+        let manifest = self.store.manifest();
+        self.peers = manifest.nodes.iter().filter(|node| **node != manifest.node).cloned().collect();
+        self.known.retain(|node, _| self.peers.contains(node));
+    }
+
+    /// Answers `init`, and takes over the list of nodes.
+    ///
+    /// # Errors
+    /// If the store fails; the process should end then.
+    pub fn init(&mut self, ticket: Ticket, node: &NodeId, nodes: &[NodeId]) -> Result<(), StoreError> {
+        if *node != self.store.manifest().node {
+            let text = format!("this node is {}, and stays it", self.store.manifest().node);
+            self.outbox.reply(ticket, Reply::Error { code: ErrorCode::PreconditionFailed, text });
+            return Ok(());
+        }
+        self.store.set_nodes(nodes)?;
+        self.list_peers();
+        self.outbox.reply(ticket, Reply::Init);
+        Ok(())
+    }
+
+    /// Refuses something, in the order of all other messages.
+    pub fn refuse(&mut self, outgoing: Outgoing) {
+        if let Outgoing::Reply { ticket, reply } = outgoing {
+            self.outbox.reply(ticket, reply);
+        }
+    }
+
+    /// Takes a client's request.
+    ///
+    /// # Errors
+    /// If the store fails; the process should end then.
+    pub fn client(&mut self, ticket: Ticket, request: Request, now_ms: u64) -> Result<(), StoreError> {
+        self.hear_a_line(now_ms);
+        match request {
+            Request::Echo(text) => self.outbox.reply(ticket, Reply::Echo(text)),
+            Request::Generate(id) => self.outbox.reply(ticket, Reply::Generated(id)),
+            request if self.catch_up.is_holding() => {
+                if let Some((ticket, _)) = self.catch_up.hold(ticket, request) {
+                    let text = "too many requests wait for this node to catch up".to_owned();
+                    self.outbox.reply(ticket, Reply::Error { code: ErrorCode::TemporarilyUnavailable, text });
+                }
+            }
+            request => self.serve(ticket, request)?,
+        }
+        Ok(())
+    }
+
+    fn serve(&mut self, mut ticket: Ticket, request: Request) -> Result<(), StoreError> {
+        let reply = match request {
+            Request::Add(element) => {
+                if ticket.style == Style::GSet {
+                    self.store.set_read_form(ReadForm::Value)?;
+                }
+                Reply::Added(self.store.append_local(OpBody::Add(element)))
+            }
+            Request::Remove(element) => self.remove(element)?,
+            Request::Read => {
+                if ticket.style == Style::GSet && self.store.manifest().read_form == ReadForm::Messages {
+                    ticket.style = Style::Broadcast;
+                }
+                Reply::Elements(self.elements()?)
+            }
+            Request::Topology => {
+                self.store.set_read_form(ReadForm::Messages)?;
+                Reply::Topology
+            }
+            Request::Echo(text) => Reply::Echo(text),
+            Request::Generate(id) => Reply::Generated(id),
+        };
+        self.outbox.reply(ticket, reply);
+        Ok(())
+    }
+
+    /// Removes exactly the tags that are seen. More than one operation names are several operations behind one reply,
+    /// which is in the same batch as the last of them.
+    fn remove(&mut self, element: Element) -> Result<Reply, StoreError> {
+        let tags = self.store.tags(&element)?;
+        for some in tags.chunks(MAX_REMOVE_TAGS) {
+            self.store.append_local(OpBody::Remove { element: element.clone(), tags: some.to_vec() });
+        }
+        Ok(Reply::Removed(tags))
+    }
+
+    fn elements(&self) -> Result<ElementList, StoreError> {
+        let mut elements = ElementList::default();
+        let mut last: Vec<u8> = Vec::new();
+        for record in self.store.records(&[]) {
+            let record = record?;
+            if record.key.prefix() != last {
+                last.clear();
+                last.extend_from_slice(record.key.prefix());
+                elements.push(record.element_bytes());
+            }
+        }
+        Ok(elements)
+    }
+
+    /// Whether enough waits for a commit.
+    pub fn is_batch_full(&self) -> bool {
+        self.store.is_batch_full()
+    }
+
+    /// Does what is due by now.
+    ///
+    /// # Errors
+    /// If the store fails; the process should end then.
+    pub fn tick(&mut self, now_ms: u64) -> Result<(), StoreError> {
+        self.tick_catch_up(now_ms)?;
+        self.tick_transfer(now_ms);
+        self.tick_gossip(now_ms);
+        self.report_lost_and_found();
+        Ok(())
+    }
+
+    /// When [`Replica::tick`] wants to be called next; `None`: when something has come.
+    pub fn next_wakeup_ms(&self) -> Option<u64> {
+        let times = [self.catch_up.next_wakeup_ms(), self.gossip_wakeup_ms(), self.transfer_wakeup_ms()];
+        times.into_iter().flatten().min()
+    }
+
+    /// Makes everything durable, and hands out all that may leave then.
+    ///
+    /// # Errors
+    /// If it could not be made durable: nothing may leave any more, and the process should end.
+    pub fn commit(&mut self, now_ms: u64) -> Result<Vec<Outgoing>, StoreError> {
+        self.push(now_ms);
+        let synced = self.store.commit()?;
+        Ok(self.outbox.release(synced))
+    }
+
+    /// Takes note that something of others' has been merged.
+    fn merged(&mut self) {
+        self.lost_and_found.stale = true;
+    }
+
+    /// Says on stderr if this store has lost operations of its own, which others now bring back.
+    fn report_lost_and_found(&mut self) {
+        let Some(at_start) = self.lost_and_found.at_start else { return };
+        if self.lost_and_found.stale {
+            // Wait until no more of them come, so that it is said once.
+            self.lost_and_found.stale = false;
+            self.lost_and_found.found = ops_of_this_node(&self.store).saturating_sub(at_start);
+            return;
+        }
+        let LostAndFound { found, reported, .. } = self.lost_and_found;
+        if found > reported {
+            tracing::warn!(
+                "this store had been rolled back by {found} ops, or a copy of it has been running: \
+                 its peers have brought them back"
+            );
+            self.lost_and_found.reported = found;
+        }
+    }
+}
+
+/// How many operations are held of this node's incarnations other than the present one.
+fn ops_of_this_node(store: &Store) -> u64 {
+    let (node, own) = (&store.manifest().node, store.incarnation());
+    let state = store.state();
+    let others = state.incarnations.iter().filter(|(replica, i)| i.node == *node && *replica != own);
+    others.map(|(replica, _)| state.vv.get(replica).0).sum()
+}

@@ -1,0 +1,74 @@
+//! The command line: thin. What a command does is elsewhere.
+
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::node::NodeError;
+use crate::storage::StoreError;
+
+const EXIT_CODES: &str = "Exit codes:
+  0  fine
+  1  failed: damaged store, disk full, cannot read or write
+  2  wrong usage
+  3  the store is in use by another process
+  4  the store was written by a newer orset";
+
+/// A durable replica of an observed-remove set that speaks Maelstrom's JSON lines on stdin and stdout.
+#[derive(Parser, Debug)]
+#[command(name = "orset", version, after_help = EXIT_CODES, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: serve::ServeArgs,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run the node (also what plain `orset` does)
+    #[command(after_help = EXIT_CODES)]
+    Serve(serve::ServeArgs),
+}
+
+/// Runs the command that the arguments name.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        None => serve::run(cli.serve),
+        Some(Command::Serve(args)) => serve::run(args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("orset: {error:#}");
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    let store = match error.downcast_ref::<NodeError>() {
+        Some(NodeError::Store(store)) => Some(store),
+        _ => error.downcast_ref::<StoreError>(),
+    };
+    match store {
+        Some(StoreError::InUse { .. }) => 3,
+        Some(StoreError::Newer { .. }) => 4,
+        _ => 1,
+    }
+}
+
+/// Logs go to stderr: stdout is for messages, or for what was asked for.
+fn start_logging(level: &str) {
+    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+}

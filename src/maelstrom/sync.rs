@@ -1,0 +1,290 @@
+//! Peers' messages: their form on the wire, and how it is written. [`sync_decode`](super::sync_decode) reads it.
+//!
+//! ```text
+//! {"src": "n1", "dest": "n2", "body": {"type": "orset_ops", "v": 1, "from": "0000000000000000003", "vv": [0,4],
+//!  "runs": [[0,2,[["apple"],["pear"],["apple",0,2]]]], "ids": ["0000000000000000003"], "msg_id": 17}}
+//! ```
+//!
+//! says: the sender, incarnation …03, holds operations 1 to 4 of itself, and here are 2, 3 and 4: add "apple", add
+//! "pear", remove from "apple" the tag …03/2. (The line is broken here for reading only.)
+//!
+//! # Format
+//!
+//! | type | payload |
+//! |---|---|
+//! | `orset_digest` | `vv` *vector*, `full` bool, `answer` bool |
+//! | `orset_ops` | `vv` *vector*, `runs` `[run…]`, `answer` bool: whether it is the last of the answer; absent in a push |
+//! | `orset_offer` | `key`, `vv` *vector* |
+//! | `orset_pull` | `key`, `digest` *vector*, absent after the first pull, `offset` |
+//! | `orset_part` | `key`, `offset`, `next` *offset*, absent in the last, `incarnations` `[[i,node] or [i,node,i,n]…]`, `records` `[[element,i,n]…]`, `live` `[[i,n,base64]…]` |
+//! | `orset_gone` | `key` |
+//!
+//! - All: `v`, the version of this format, 1, and `from`, the sender's incarnation. A reader takes the keys in any order,
+//!   since Maelstrom may change it.
+//! - `ids`: every replica id of the message once, as 19 hexadecimal digits. An *i* is a position in it, an *n* a
+//!   sequence number, and *i,n* next to each other are a dot.
+//! - *vector*: `[i,n,i,n…]`. *key*: `[i,lsn,checksum,hash]`, the hash as 16 hexadecimal digits, since a parser on the way
+//!   may put integers over 2^53 through a float. *offset*: `[stage,block,item]`.
+//! - *run*: `[i,n,[op…]]`, operations n, n+1, … of one incarnation. The operations of a message are those of its runs, in
+//!   order. *op*: `[element]` an add, `[element,i,n,i,n…]` a remove of these tags, `{"node":…}` or
+//!   `{"node":…,"parent":[i,n]}` a start.
+//! - Elements are canonical JSON as it stands. No white space within a payload.
+//!
+//! # Caveat
+//!
+//! Numbers in elements pass a JSON parser on the way, where there is one (Maelstrom). It keeps the forms that it
+//! itself gave to clients' requests, and other forms cannot reach a node behind it.
+
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use crate::crdt::{Dot, LiveBits, NodeId, Op, OpBody, ReplicaId, VersionVector};
+use crate::replica::{PeerBody, PeerMessage, StateContent, StateKey, StateOffset};
+
+use super::text::{push_string, push_u64};
+
+/// The version of the format of peers' messages.
+pub const SYNC_VERSION: u64 = 1;
+
+/// Bytes that a run takes around an operation, with a place of two digits.
+const RUN_BYTES: usize = "[99,281474976710655,[]],".len();
+
+/// About how many bytes an operation takes in a message, at most: in a run of its own, as the operations of several
+/// replicas in turn are. In a longer run the others take [`Op::weight`]. The table of ids comes on top, with 22 bytes for
+/// each replica.
+pub fn op_size_hint(op: &Op) -> usize {
+    RUN_BYTES + op.weight()
+}
+
+/// The type on the wire.
+const fn kind(body: &PeerBody) -> &'static str {
+    match body {
+        PeerBody::Digest { .. } => "orset_digest",
+        PeerBody::Ops { .. } => "orset_ops",
+        PeerBody::Offer { .. } => "orset_offer",
+        PeerBody::Pull { .. } => "orset_pull",
+        PeerBody::Part { .. } => "orset_part",
+        PeerBody::Gone { .. } => "orset_gone",
+    }
+}
+
+/// Appends the members of a message's body, from its type to its payload.
+pub(super) fn push_members(out: &mut Vec<u8>, message: &PeerMessage) {
+    let mut writer = Writer { out, ids: Vec::new(), places: BTreeMap::new() };
+    writer.text("\"type\": \"");
+    writer.text(kind(&message.body));
+    writer.text("\"");
+    writer.key("v");
+    writer.number(SYNC_VERSION);
+    writer.key("from");
+    writer.replica_id(message.from);
+    writer.payload(&message.body);
+    writer.id_table();
+}
+
+/// Writes a payload, and gathers the replica ids in it.
+struct Writer<'a> {
+    out: &'a mut Vec<u8>,
+    ids: Vec<ReplicaId>,
+    places: BTreeMap<ReplicaId, u64>,
+}
+
+impl Writer<'_> {
+    fn text(&mut self, text: &str) {
+        self.out.extend_from_slice(text.as_bytes());
+    }
+
+    fn number(&mut self, number: u64) {
+        push_u64(self.out, number);
+    }
+
+    fn key(&mut self, key: &str) {
+        self.text(", \"");
+        self.text(key);
+        self.text("\": ");
+    }
+
+    fn flag(&mut self, flag: bool) {
+        self.text(if flag { "true" } else { "false" });
+    }
+
+    /// `[…]` around what `item` writes of each, and commas between.
+    fn array<T>(&mut self, items: impl IntoIterator<Item = T>, mut item: impl FnMut(&mut Self, T)) {
+        self.text("[");
+        for (n, it) in items.into_iter().enumerate() {
+            if n > 0 {
+                self.text(",");
+            }
+            item(self, it);
+        }
+        self.text("]");
+    }
+
+    fn replica_id(&mut self, id: ReplicaId) {
+        self.text(&format!("\"{id}\""));
+    }
+
+    fn id_table(&mut self) {
+        self.key("ids");
+        let ids = std::mem::take(&mut self.ids);
+        self.array(ids, Self::replica_id);
+    }
+
+    /// The place of an id in the table.
+    fn place(&mut self, id: ReplicaId) {
+        let next = self.ids.len() as u64;
+        let place = *self.places.entry(id).or_insert(next);
+        if place == next {
+            self.ids.push(id);
+        }
+        self.number(place);
+    }
+
+    fn dot(&mut self, dot: Dot) {
+        self.place(dot.replica);
+        self.text(",");
+        self.number(dot.seq.0);
+    }
+
+    fn vector(&mut self, key: &str, vv: &VersionVector) {
+        self.key(key);
+        self.array(vv.iter(), |writer, (replica, seq)| writer.dot(Dot::new(replica, seq)));
+    }
+
+    fn payload(&mut self, body: &PeerBody) {
+        match body {
+            PeerBody::Digest { vv, full, answer } => {
+                self.vector("vv", vv);
+                self.key("full");
+                self.flag(*full);
+                self.key("answer");
+                self.flag(*answer);
+            }
+            PeerBody::Ops { vv, ops, answer } => {
+                self.vector("vv", vv);
+                self.ops(ops);
+                if let Some(answer) = answer {
+                    self.key("answer");
+                    self.flag(answer.0);
+                }
+            }
+            PeerBody::Offer { key, vv } => {
+                self.state_key(key);
+                self.vector("vv", vv);
+            }
+            PeerBody::Pull { key, digest, offset } => {
+                self.state_key(key);
+                if let Some(digest) = digest {
+                    self.vector("digest", digest);
+                }
+                self.offset("offset", offset);
+            }
+            PeerBody::Part { key, offset, next, content } => {
+                self.state_key(key);
+                self.offset("offset", offset);
+                if let Some(next) = next {
+                    self.offset("next", next);
+                }
+                self.content(content);
+            }
+            PeerBody::Gone { key } => self.state_key(key),
+        }
+    }
+
+    fn ops(&mut self, ops: &[Op]) {
+        self.key("runs");
+        let follows = |a: &Op, b: &Op| a.dot.replica == b.dot.replica && a.dot.seq.next() == b.dot.seq;
+        self.array(ops.chunk_by(follows), |writer, run| {
+            writer.text("[");
+            writer.dot(run[0].dot);
+            writer.text(",");
+            writer.array(run, |writer, op| writer.op(&op.body));
+            writer.text("]");
+        });
+    }
+
+    fn op(&mut self, op: &OpBody) {
+        match op {
+            OpBody::Add(element) => {
+                self.text("[");
+                self.out.extend_from_slice(element.as_bytes());
+                self.text("]");
+            }
+            OpBody::Remove { element, tags } => {
+                self.text("[");
+                self.out.extend_from_slice(element.as_bytes());
+                for tag in tags {
+                    self.text(",");
+                    self.dot(*tag);
+                }
+                self.text("]");
+            }
+            OpBody::Start { node, parent } => {
+                self.text("{\"node\":");
+                self.node(node);
+                if let Some(parent) = parent {
+                    self.text(",\"parent\":[");
+                    self.dot(*parent);
+                    self.text("]");
+                }
+                self.text("}");
+            }
+        }
+    }
+
+    fn node(&mut self, node: &NodeId) {
+        push_string(self.out, node.as_str());
+    }
+
+    fn state_key(&mut self, key: &StateKey) {
+        self.key("key");
+        self.text("[");
+        self.place(key.sender);
+        for number in [key.snapshot.0, u64::from(key.checksum)] {
+            self.text(",");
+            self.number(number);
+        }
+        self.text(&format!(",\"{:016x}\"]", key.digest_hash));
+    }
+
+    fn offset(&mut self, key: &str, offset: &StateOffset) {
+        self.key(key);
+        let numbers = [u64::from(offset.stage), u64::from(offset.block), u64::from(offset.item)];
+        self.array(numbers, Self::number);
+    }
+
+    fn content(&mut self, content: &StateContent) {
+        self.key("incarnations");
+        self.array(&content.incarnations, |writer, (replica, incarnation)| {
+            writer.text("[");
+            writer.place(*replica);
+            writer.text(",");
+            writer.node(&incarnation.node);
+            if let Some(parent) = incarnation.parent {
+                writer.text(",");
+                writer.dot(parent);
+            }
+            writer.text("]");
+        });
+        self.key("records");
+        self.array(&content.records, |writer, (element, tag)| {
+            writer.text("[");
+            writer.out.extend_from_slice(element.as_bytes());
+            writer.text(",");
+            writer.dot(*tag);
+            writer.text("]");
+        });
+        self.key("live");
+        self.array(&content.live, Self::live_bits);
+    }
+
+    fn live_bits(&mut self, live: &LiveBits) {
+        self.text("[");
+        self.dot(Dot::new(live.replica, live.first));
+        self.text(",\"");
+        self.text(&BASE64.encode(&live.bits));
+        self.text("\"]");
+    }
+}

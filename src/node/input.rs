@@ -1,0 +1,187 @@
+//! Lines from standard input, without ever waiting for more than is there and without ever keeping more than a bound.
+//!
+//! A single loop that polls is as fast as bare pipe and fdatasync; threads that read and write cost a fifth to a third
+//! of the latency (measured).
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+/// How much is read at once.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// A piece of input.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Line<'a> {
+    /// A line, without its end.
+    Whole(&'a [u8]),
+    /// The first bytes of a line that is longer than the bound; the rest is skipped.
+    Overlong(&'a [u8]),
+}
+
+/// Cuts what comes in into lines.
+pub struct LineBuffer {
+    max_line_bytes: usize,
+    buffer: Vec<u8>,
+    /// Where the first line not yet given out starts.
+    start: usize,
+    /// Up to here there is no line end after `start`.
+    searched: usize,
+    skipping: bool,
+    ended: bool,
+}
+
+impl LineBuffer {
+    /// For lines of at most `max_line_bytes`.
+    pub fn new(max_line_bytes: usize) -> Self {
+        Self { max_line_bytes, buffer: Vec::new(), start: 0, searched: 0, skipping: false, ended: false }
+    }
+
+    /// Whether the input has ended (there may still be lines to take).
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Reads once from `fd`, which should be readable.
+    ///
+    /// # Errors
+    /// As the system has it.
+    pub fn fill(&mut self, fd: BorrowedFd) -> io::Result<()> {
+        self.buffer.drain(..self.start);
+        self.searched -= self.start;
+        self.start = 0;
+        let length = self.buffer.len();
+        self.buffer.resize(length + CHUNK_BYTES, 0);
+        let outcome = loop {
+            match rustix::io::read(fd, &mut self.buffer[length..]) {
+                Err(Errno::INTR) => {}
+                outcome => break outcome,
+            }
+        };
+        self.buffer.truncate(length + outcome.unwrap_or(0));
+        match outcome {
+            Ok(0) => self.ended = true,
+            Ok(_) => self.skip(),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Drops the rest of an overlong line.
+    fn skip(&mut self) {
+        if !self.skipping {
+            return;
+        }
+        match self.buffer[self.start..].iter().position(|byte| *byte == b'\n') {
+            Some(end) => {
+                self.start += end + 1;
+                self.skipping = false;
+            }
+            None => self.start = self.buffer.len(),
+        }
+        self.searched = self.start;
+    }
+
+    /// The next line, if there is a whole one.
+    pub fn next_line(&mut self) -> Option<Line<'_>> {
+        let newline = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n');
+        let (start, length) = (self.start, newline.map_or(self.buffer.len(), |n| self.searched + n) - self.start);
+        if newline.is_none() {
+            self.searched = self.buffer.len();
+        }
+        if length > self.max_line_bytes {
+            let end = start + length;
+            (self.start, self.searched) = (end, end);
+            match newline {
+                Some(_) => (self.start, self.searched) = (end + 1, end + 1),
+                None => self.skipping = true,
+            }
+            return Some(Line::Overlong(&self.buffer[start..start + self.max_line_bytes]));
+        }
+        let last = self.ended && newline.is_none() && length > 0;
+        if newline.is_none() && !last {
+            return None;
+        }
+        self.start = start + length + usize::from(newline.is_some());
+        self.searched = self.start;
+        Some(Line::Whole(&self.buffer[start..start + length]))
+    }
+}
+
+/// Waits until one of `fds` can be read, for at most `timeout` (`None`: for ever); says which can.
+///
+/// # Errors
+/// As the system has it. An interruption by a signal is no error: then none can be read.
+pub fn wait_readable<const N: usize>(fds: [Option<BorrowedFd>; N], timeout: Option<Duration>) -> io::Result<[bool; N]> {
+    let timeout = timeout.map(|timeout| Timespec {
+        tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(timeout.subsec_nanos()),
+    });
+    let mut polled: Vec<PollFd> = fds.iter().flatten().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+    match poll(&mut polled, timeout.as_ref()) {
+        Ok(_) => {}
+        Err(Errno::INTR) => return Ok([false; N]),
+        Err(error) => return Err(error.into()),
+    }
+    let mut ready = polled.iter().map(|fd| !fd.revents().is_empty());
+    Ok(fds.map(|fd| fd.is_some() && ready.next().unwrap_or(false)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::fd::AsFd;
+
+    fn lines(input: &[u8], max: usize, chunk: usize) -> Vec<(bool, Vec<u8>)> {
+        let (mut writer, reader) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut buffer = LineBuffer::new(max);
+        let mut found = Vec::new();
+        let mut chunks = input.chunks(chunk);
+        let mut writer = Some(&mut writer);
+        while !buffer.has_ended() {
+            match chunks.next() {
+                Some(bytes) => writer.as_mut().unwrap().write_all(bytes).unwrap(),
+                None => writer.take().unwrap().shutdown(std::net::Shutdown::Write).unwrap(),
+            }
+            buffer.fill(reader.as_fd()).unwrap();
+            while let Some(line) = buffer.next_line() {
+                found.push(match line {
+                    Line::Whole(line) => (true, line.to_vec()),
+                    Line::Overlong(line) => (false, line.to_vec()),
+                });
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn lines_are_the_same_however_they_come_in_pieces() {
+        let input = b"one\n\ntwo and a half\nthree456789x\nfour\nlast";
+        let whole = |line: &[u8]| (true, line.to_vec());
+        let expected = vec![
+            whole(b"one"),
+            whole(b""),
+            (false, b"two and a ".to_vec()),
+            (false, b"three45678".to_vec()),
+            whole(b"four"),
+            whole(b"last"),
+        ];
+        for chunk in 1..=input.len() {
+            assert_eq!(lines(input, 10, chunk), expected, "in pieces of {chunk}");
+        }
+    }
+
+    #[test]
+    fn an_overlong_line_is_never_buffered_beyond_the_bound() {
+        let mut input = vec![b'x'; 3 << 20];
+        input.extend_from_slice(b"\nok\n");
+        let found = lines(&input, 1 << 20, 64 << 10);
+        assert_eq!(found.len(), 2);
+        assert_eq!((found[0].0, found[0].1.len()), (false, 1 << 20));
+        assert_eq!(found[1], (true, b"ok".to_vec()));
+    }
+}

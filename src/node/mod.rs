@@ -1,0 +1,424 @@
+//! The node: the loop that connects standard input, the replica, the log and standard output.
+//!
+//! ```text
+//! lines, until stdin has no more or a batch is full → replica → one frame, one fdatasync → one write to stdout
+//! ```
+//!
+//! That is group commit without a timer: one client at a time pays one sync an operation, a thousand pipelined adds
+//! share one. Beside the loop there are two kinds of thread: one feeds the index, one at a time compacts.
+
+pub mod background;
+pub mod feeder;
+pub mod input;
+mod output;
+
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use uuid::Uuid;
+
+use crate::crdt::NodeId;
+use crate::maelstrom::{Decoder, Incoming, Limits, MAX_LINE_BYTES, reject_overlong};
+use crate::replica::{Replica, ReplicaConfig, Ticket};
+use crate::storage::disk::RealDisk;
+use crate::storage::{
+    IndexOutcome, Recovery, SledSource, Store, StoreError, StoreLimits, StoreLock, StoreOptions, lock,
+};
+use background::{Event, Events};
+use feeder::Feeder;
+use input::{Line, LineBuffer, wait_readable};
+use output::Output;
+
+/// Lines handled between two commits, at most: reads cost no log, but their replies are kept until the commit.
+const MAX_BATCH_LINES: usize = 4096;
+/// A compaction that failed is not tried again before this.
+const COMPACTION_RETRY: Duration = Duration::from_secs(30);
+/// Peers' messages kept before `init` has come, at most.
+const MAX_EARLY_LINES: usize = 256;
+/// A longer early line is dropped.
+const MAX_EARLY_LINE_BYTES: usize = 64 << 10;
+
+/// What a node is started with.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// Stores lie below this, each under its node's id.
+    pub data_dir: PathBuf,
+    /// Start from this node's store at once; `None`: wait for `init`.
+    pub node_id: Option<NodeId>,
+    /// Replies to requests older than this are dropped; 0: none are.
+    pub reply_deadline_ms: u64,
+    /// Bounds of elements.
+    pub limits: Limits,
+    /// Intervals of the replica.
+    pub replica: ReplicaConfig,
+    /// Bounds of the store.
+    pub store: StoreLimits,
+}
+
+/// Why a node stopped before it should.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Standard input or output, or something else of the system's.
+    #[error("{0}: {1}")]
+    Io(&'static str, std::io::Error),
+    /// The index cannot be written any more.
+    #[error("{0}. Nothing is lost: start again, and the index is rebuilt")]
+    Index(String),
+}
+
+/// Runs a node until its input ends, it is told to stop, or nobody reads its output any more.
+///
+/// # Errors
+/// If the store cannot be opened or written, or standard input or output fails. Nothing that was acknowledged is lost.
+pub fn run(options: NodeOptions) -> Result<(), NodeError> {
+    let io = |what| move |error| NodeError::Io(what, error);
+    let (waker, woken) = UnixStream::pair().map_err(io("cannot make a pipe"))?;
+    let (stopper, stopped) = UnixStream::pair().map_err(io("cannot make a pipe"))?;
+    for end in [&waker, &woken] {
+        end.set_nonblocking(true).map_err(io("cannot make a pipe"))?;
+    }
+    for signal in [SIGTERM, SIGINT] {
+        let end = stopper.try_clone().map_err(io("cannot make a pipe"))?;
+        signal_hook::low_level::pipe::register(signal, end).map_err(io("cannot handle signals"))?;
+    }
+    let (sender, events) = std::sync::mpsc::channel();
+    let started = Instant::now();
+    let mut node = Node {
+        decoder: Decoder::new(options.limits),
+        running: None,
+        output: Output::new(options.reply_deadline_ms),
+        early: Vec::new(),
+        line_number: 0,
+        last_empty_ms: 1,
+        sender: Events::new(sender, waker),
+        events,
+        retry_compaction_at: None,
+        started,
+        options,
+    };
+    if let Some(id) = node.options.node_id.clone() {
+        node.open(&id)?;
+    }
+    let mut lines = LineBuffer::new(MAX_LINE_BYTES);
+    let outcome = node.serve(&mut lines, &woken, &stopped);
+    node.finish(outcome)
+}
+
+struct Node {
+    options: NodeOptions,
+    decoder: Decoder,
+    running: Option<Running>,
+    output: Output,
+    /// Peers' lines that came before `init`.
+    early: Vec<Vec<u8>>,
+    line_number: u64,
+    /// When standard input was last seen empty: what is read later may have been waiting since.
+    last_empty_ms: u64,
+    sender: Events,
+    events: Receiver<Event>,
+    retry_compaction_at: Option<Instant>,
+    started: Instant,
+}
+
+/// What there is once the node knows who it is.
+struct Running {
+    id: NodeId,
+    replica: Replica,
+    feeder: Feeder,
+    /// Kept until everything else is closed.
+    lock: StoreLock,
+}
+
+/// Why the loop ended.
+enum Ended {
+    /// The input ended, or a signal came.
+    InGoodOrder,
+    /// Nobody reads the output any more.
+    OutputClosed,
+}
+
+impl Node {
+    /// Milliseconds since the start, at least 1.
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+    }
+
+    fn serve(&mut self, lines: &mut LineBuffer, woken: &UnixStream, stopped: &UnixStream) -> Result<Ended, NodeError> {
+        let stdin = std::io::stdin();
+        let poll_failed = |error| NodeError::Io("cannot wait for input", error);
+        loop {
+            let waiting = self.handle_lines(lines)?;
+            self.drain_events()?;
+            let closed = self.commit()?;
+            if closed {
+                return Ok(Ended::OutputClosed);
+            }
+            self.background_steps()?;
+            if lines.has_ended() && !waiting {
+                return Ok(Ended::InGoodOrder);
+            }
+            let saturated = self.running.as_ref().is_some_and(|r| r.replica.store().is_saturated());
+            let input = (!saturated && !lines.has_ended()).then(|| stdin.as_fd());
+            let timeout = if waiting && !saturated { Some(Duration::ZERO) } else { self.timeout() };
+            let fds = [input, Some(woken.as_fd()), Some(stopped.as_fd())];
+            let mut ready = wait_readable([input, fds[1], fds[2]], Some(Duration::ZERO)).map_err(poll_failed)?;
+            if !ready[0] && input.is_some() && !waiting {
+                self.last_empty_ms = self.now_ms();
+            }
+            if ready == [false; 3] && timeout != Some(Duration::ZERO) {
+                ready = wait_readable(fds, timeout).map_err(poll_failed)?;
+            }
+            if ready[1] {
+                let _ = (&mut &*woken).read(&mut [0; 256]);
+            }
+            if ready[2] {
+                return Ok(Ended::InGoodOrder);
+            }
+            if ready[0] {
+                lines.fill(stdin.as_fd()).map_err(|error| NodeError::Io("cannot read standard input", error))?;
+            }
+        }
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let wakeup = self.running.as_ref().and_then(|running| running.replica.next_wakeup_ms());
+        let replica = wakeup.map(|at| Duration::from_millis(at.saturating_sub(self.now_ms())));
+        let compaction = self.retry_compaction_at.map(|at| at.saturating_duration_since(Instant::now()));
+        [replica, compaction].into_iter().flatten().min()
+    }
+
+    /// Handles the lines that are there, until a batch is full; says whether there are more.
+    fn handle_lines(&mut self, lines: &mut LineBuffer) -> Result<bool, NodeError> {
+        for _ in 0..MAX_BATCH_LINES {
+            if self.running.as_ref().is_some_and(|r| r.replica.is_batch_full() || r.replica.store().is_saturated()) {
+                return Ok(true);
+            }
+            let Some(line) = lines.next_line() else { return Ok(false) };
+            self.line_number += 1;
+            match line {
+                Line::Whole(line) => self.handle_line(line)?,
+                Line::Overlong(prefix) => self.reject(reject_overlong(prefix)),
+            }
+        }
+        Ok(true)
+    }
+
+    fn handle_line(&mut self, line: &[u8]) -> Result<(), NodeError> {
+        let now_ms = self.now_ms();
+        let decoded = self.decoder.decode(line, self.last_empty_ms, Uuid::new_v4);
+        let incoming = match decoded {
+            Ok(incoming) => incoming,
+            Err(rejection) => {
+                self.reject(rejection);
+                return Ok(());
+            }
+        };
+        let own = self.running.as_ref().map(|running| running.id.as_str());
+        let dest = match &incoming {
+            Incoming::Init { dest, .. } | Incoming::Request { dest, .. } | Incoming::Peer { dest, .. } => dest,
+            Incoming::Reply => return Ok(()),
+        };
+        if own.is_some_and(|own| own != dest.as_ref()) && !matches!(incoming, Incoming::Init { .. }) {
+            tracing::warn!("line {}: for {dest}, not for this node; nothing done", self.line_number);
+            return Ok(());
+        }
+        match incoming {
+            Incoming::Init { ticket, node_id, node_ids, .. } => self.init(ticket, &node_id, &node_ids),
+            Incoming::Request { ticket, dest, request } => match &mut self.running {
+                Some(running) => Ok(running.replica.client(ticket, request, now_ms)?),
+                None => {
+                    self.output.refuse_early(&dest, ticket);
+                    Ok(())
+                }
+            },
+            Incoming::Peer { from, message, .. } => match &mut self.running {
+                Some(running) => Ok(running.replica.peer(&from, message, now_ms)?),
+                None => {
+                    if self.early.len() < MAX_EARLY_LINES && line.len() <= MAX_EARLY_LINE_BYTES {
+                        self.early.push(line.to_vec());
+                    }
+                    Ok(())
+                }
+            },
+            Incoming::Reply => Ok(()),
+        }
+    }
+
+    fn reject(&mut self, rejection: crate::maelstrom::Rejection) {
+        tracing::warn!("line {}: {}", self.line_number, rejection.why);
+        let Some(reply) = rejection.reply else { return };
+        let own = self.running.as_ref().map(|running| running.id.as_str());
+        if reply.dest.as_deref().is_some_and(|dest| own.is_some_and(|own| own != dest)) {
+            return;
+        }
+        let dest = reply.dest.clone();
+        let outgoing = reply.into_outgoing(self.last_empty_ms);
+        match &mut self.running {
+            Some(running) => running.replica.refuse(outgoing),
+            // Who nobody has called anything yet has no name to answer under.
+            None => {
+                if let Some(dest) = dest {
+                    self.output.write_early(&dest, &outgoing);
+                }
+            }
+        }
+    }
+
+    fn init(&mut self, ticket: Ticket, node_id: &NodeId, node_ids: &[NodeId]) -> Result<(), NodeError> {
+        if self.running.is_none() {
+            self.open(node_id)?;
+        }
+        let Some(running) = &mut self.running else { unreachable!("opened above") };
+        running.replica.init(ticket, node_id, node_ids)?;
+        for line in std::mem::take(&mut self.early) {
+            self.handle_line(&line)?;
+        }
+        Ok(())
+    }
+
+    /// Locks and opens the store of node `id`.
+    fn open(&mut self, id: &NodeId) -> Result<(), NodeError> {
+        let started = Instant::now();
+        let dir = self.options.data_dir.join(id.as_str());
+        let lock = StoreLock::acquire(&dir, lock::PATIENCE)?;
+        let mut source = SledSource::new(&dir);
+        let options = StoreOptions {
+            disk: Arc::new(RealDisk),
+            dir: dir.clone(),
+            node: id.clone(),
+            entropy: Box::new(random_bits),
+            limits: self.options.store,
+        };
+        let (store, recovery) = Store::open(options, &mut source)?;
+        report(&store, &recovery, &dir, started.elapsed());
+        let events = self.sender.try_clone().map_err(|error| NodeError::Io("cannot make a pipe", error))?;
+        let feeder = Feeder::start(Box::new(source), store.index().cloned(), events)
+            .map_err(|error| NodeError::Io("cannot start a thread", error))?;
+        #[expect(clippy::cast_possible_truncation, reason = "any 64 of the bits will do")]
+        let random = random_bits() as u64;
+        let replica = Replica::new(store, &recovery, self.options.replica, random, self.now_ms());
+        self.running = Some(Running { id: id.clone(), replica, feeder, lock });
+        Ok(())
+    }
+
+    /// Makes everything durable, and lets out what may leave then. Says whether nobody reads it any more.
+    fn commit(&mut self) -> Result<bool, NodeError> {
+        let now_ms = self.now_ms();
+        if let Some(running) = &mut self.running {
+            running.replica.tick(now_ms)?;
+            let messages = running.replica.commit(now_ms)?;
+            let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1);
+            self.output.add(&running.id, messages, now_ms);
+        }
+        self.output.flush().map_err(|error| NodeError::Io("cannot write to standard output", error))
+    }
+
+    fn drain_events(&mut self) -> Result<(), NodeError> {
+        while let Ok(event) = self.events.try_recv() {
+            let Some(running) = &mut self.running else { continue };
+            let store = running.replica.store_mut();
+            match event {
+                Event::IndexProgress => store.maintain(),
+                Event::IndexFailed(why) => return Err(NodeError::Index(why)),
+                Event::IndexRebuilt(index) => {
+                    tracing::info!("the index has been rebuilt from the snapshot at LSN {}", index.position().lsn);
+                    store.swap_index(index);
+                }
+                Event::RebuildFailed(why) => {
+                    tracing::warn!("the index could not be rebuilt: {why}");
+                    store.rebuild_failed();
+                }
+                Event::Compacted(outcome) => match *outcome {
+                    Ok(snapshot) => store.install(snapshot)?,
+                    Err(error) => {
+                        tracing::warn!("no new snapshot could be made: {error}");
+                        store.compaction_failed();
+                        self.retry_compaction_at = Some(Instant::now() + COMPACTION_RETRY);
+                    }
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands work to the threads.
+    fn background_steps(&mut self) -> Result<(), NodeError> {
+        let Some(running) = &mut self.running else { return Ok(()) };
+        let store = running.replica.store_mut();
+        running.feeder.feed(store.take_feed());
+        if let Some(snapshot) = store.take_rebuild() {
+            running.feeder.rebuild(snapshot);
+        }
+        if self.retry_compaction_at.is_some_and(|at| Instant::now() < at) {
+            return Ok(());
+        }
+        self.retry_compaction_at = None;
+        if let Some(plan) = store.plan_compaction()? {
+            let events = self.sender.try_clone().map_err(|error| NodeError::Io("cannot make a pipe", error))?;
+            let run = move || events.send(Event::Compacted(Box::new(plan.run())));
+            let thread = std::thread::Builder::new().name("compaction".into()).spawn(run);
+            thread.map_err(|error| NodeError::Io("cannot start a thread", error))?;
+        }
+        Ok(())
+    }
+
+    /// Answers what is held, writes the mark of a clean stop, and closes everything.
+    fn finish(mut self, outcome: Result<Ended, NodeError>) -> Result<(), NodeError> {
+        let ended = outcome?;
+        if let (Ended::InGoodOrder, Some(running)) = (&ended, &mut self.running) {
+            running.replica.answer_held()?;
+            self.commit()?;
+            self.background_steps()?;
+        }
+        let Some(Running { mut replica, feeder, lock, .. }) = self.running.take() else { return Ok(()) };
+        feeder.feed(replica.store_mut().take_feed());
+        replica.store_mut().release_index();
+        let index = feeder.stop();
+        replica.store_mut().close(index)?;
+        drop(lock);
+        if self.output.late() > 0 {
+            tracing::info!("{} replies were too late and not sent", self.output.late());
+        }
+        Ok(())
+    }
+}
+
+/// 128 random bits. Two UUIDs, because each has six bits that are always the same.
+fn random_bits() -> u128 {
+    Uuid::new_v4().as_u128() ^ Uuid::new_v4().as_u128().rotate_left(37)
+}
+
+fn report(store: &Store, recovery: &Recovery, dir: &std::path::Path, took: Duration) {
+    let Recovery { counts, lsn, snapshot_lsn, torn_tail_bytes, .. } = recovery;
+    let index = match &recovery.index {
+        IndexOutcome::Trusted => "index trusted".to_owned(),
+        IndexOutcome::Rebuilt(_) if recovery.fresh => "new index".to_owned(),
+        IndexOutcome::Rebuilt(why) => format!("index rebuilt ({why})"),
+        IndexOutcome::Absent(why) => format!("no index ({why}); reading the snapshot instead"),
+    };
+    let how = match (recovery.fresh, recovery.clean) {
+        (true, _) => "new store",
+        (false, true) => "recovered after a clean stop",
+        (false, false) => "recovered after a crash",
+    };
+    if *torn_tail_bytes > 0 {
+        tracing::warn!("{}: cut off a torn tail of {torn_tail_bytes} bytes that nobody had heard of", dir.display());
+    }
+    tracing::info!(
+        "{}: {how}: {} elements, {} tags, LSN {lsn} (snapshot at {snapshot_lsn}), {index}, {} ms",
+        dir.display(),
+        counts.elements,
+        counts.tags,
+        took.as_millis()
+    );
+    let _ = store;
+}

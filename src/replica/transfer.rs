@@ -1,0 +1,386 @@
+//! State deltas: for a peer that lacks operations which the log no longer has.
+//!
+//! The sender *offers* one when a digest comes from below its floor. The receiver *pulls* it, 16 parts at a time; with
+//! the first pull its digest is frozen. Parts are staged, and logged so that a commit needs no memory of its own; only
+//! the commit has effect ([`crate::crdt::join`]). Anything that does not match is discarded, and everything starts over
+//! with the next digest. What a sender keeps for a receiver is an open snapshot and a bitmap, for at most two of them,
+//! and 30 s after the last pull.
+
+use super::Replica;
+use super::gossip::{ANSWER_MESSAGES, MESSAGE_BYTES};
+use super::message::{PeerBody, StateContent, StateKey, StateOffset};
+use crate::crdt::{DotSet, Entry, Incarnations, JoinCommit, JoinId, JoinPart, LiveBits, NodeId, Seq, VersionVector};
+use crate::storage::{Snapshot, StoreError};
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
+
+/// A pull that is not answered is repeated after this …
+const PULL_AGAIN_MS: u64 = 1_000;
+/// … so many times.
+const MAX_TRIES: u32 = 5;
+/// A pin is given up so long after the last pull.
+const PIN_MS: u64 = 30_000;
+const MAX_PINS: usize = 2;
+/// Incarnations in one part.
+const INCARNATIONS_PER_PART: usize = 400;
+/// Blocks looked through for one part: bounds the time that a pull takes when there is little to send.
+const BLOCKS_PER_PART: u32 = 64;
+/// Bytes of bitmap in one part.
+const PIECE_BYTES: usize = 32 << 10;
+
+const START: StateOffset = StateOffset { stage: 0, block: 0, item: 0 };
+const RECORDS: u8 = 1;
+const LIVE: u8 = 2;
+
+/// A state delta on its way here.
+pub(super) struct Receiving {
+    from: NodeId,
+    key: StateKey,
+    vv: VersionVector,
+    digest: VersionVector,
+    join: JoinId,
+    incarnations: Incarnations,
+    next: StateOffset,
+    /// Parts of the last pull still to come.
+    expected: usize,
+    deadline_ms: u64,
+    tries: u32,
+}
+
+/// State deltas on their way out.
+#[derive(Default)]
+pub(super) struct Sending {
+    pins: Vec<Pin>,
+}
+
+struct Pin {
+    key: StateKey,
+    snapshot: Arc<Snapshot>,
+    digest: VersionVector,
+    live: DotSet,
+    /// Blocks whose live dots are in the bitmap.
+    scanned: u32,
+    pieces: Option<Vec<LiveBits>>,
+    last_pull_ms: u64,
+}
+
+fn hash(vv: &VersionVector) -> u64 {
+    let mut hash = Sha256::new();
+    for (replica, seq) in vv.iter() {
+        hash.update(replica.to_u128().to_le_bytes());
+        hash.update(seq.0.to_le_bytes());
+    }
+    let bytes: [u8; 32] = hash.finalize().into();
+    u64::from_le_bytes(*bytes.first_chunk().expect("eight of 32 bytes"))
+}
+
+impl Replica {
+    /// Offers a state delta to a peer that holds `theirs`, or sees to it that there will be a snapshot to make it from.
+    pub(super) fn offer(&mut self, to: &NodeId, theirs: &VersionVector) {
+        let floor = &self.store.state().floor;
+        let snapshot = self.store.snapshot().filter(|snapshot| floor.is_within(&snapshot.header().context.vv));
+        let Some(snapshot) = snapshot else {
+            // The peer's next digest will find one.
+            self.store.want_snapshot();
+            return;
+        };
+        let key = StateKey {
+            sender: self.store.incarnation(),
+            snapshot: snapshot.header().lsn,
+            checksum: snapshot.checksum(),
+            digest_hash: hash(theirs),
+        };
+        let vv = snapshot.header().context.vv.clone();
+        self.send_to_peer(to, PeerBody::Offer { key, vv });
+    }
+
+    pub(super) fn on_offer(
+        &mut self,
+        from: &NodeId,
+        key: StateKey,
+        vv: VersionVector,
+        now_ms: u64,
+    ) -> Result<(), StoreError> {
+        if self.receiving.is_some() || vv.is_within(self.store.vv()) {
+            return Ok(());
+        }
+        let digest = self.store.vv().clone();
+        let key = StateKey { digest_hash: hash(&digest), ..key };
+        let receiving = Receiving {
+            from: from.clone(),
+            key,
+            vv,
+            digest,
+            join: JoinId(self.gossip.draw()),
+            incarnations: Incarnations::new(),
+            next: START,
+            expected: 0,
+            deadline_ms: 0,
+            tries: 0,
+        };
+        self.receiving = Some(receiving);
+        self.pull_parts(now_ms);
+        Ok(())
+    }
+
+    fn pull_parts(&mut self, now_ms: u64) {
+        let Some(receiving) = &mut self.receiving else { return };
+        receiving.expected = ANSWER_MESSAGES;
+        receiving.deadline_ms = now_ms + PULL_AGAIN_MS;
+        let digest = (receiving.next == START).then(|| receiving.digest.clone());
+        let (to, body) =
+            (receiving.from.clone(), PeerBody::Pull { key: receiving.key, digest, offset: receiving.next });
+        self.send_to_peer(&to, body);
+    }
+
+    pub(super) fn on_pull(
+        &mut self,
+        from: &NodeId,
+        key: StateKey,
+        digest: Option<VersionVector>,
+        offset: StateOffset,
+        now_ms: u64,
+    ) -> Result<(), StoreError> {
+        let Some(pin) = self.pin(key, digest, now_ms) else {
+            self.send_to_peer(from, PeerBody::Gone { key });
+            return Ok(());
+        };
+        let parts = pin.parts(offset)?;
+        let none = parts.is_empty();
+        for (offset, next, content) in parts {
+            self.send_to_peer(from, PeerBody::Part { key, offset, next, content });
+        }
+        if none {
+            self.send_to_peer(from, PeerBody::Gone { key });
+        }
+        Ok(())
+    }
+
+    /// What is kept for the state delta `key`, or can be made for it.
+    fn pin(&mut self, key: StateKey, digest: Option<VersionVector>, now_ms: u64) -> Option<&mut Pin> {
+        let pins = &mut self.sending.pins;
+        pins.retain(|pin| now_ms < pin.last_pull_ms + PIN_MS);
+        if !pins.iter().any(|pin| pin.key == key) {
+            let snapshot = self.store.snapshot()?;
+            let current = key.snapshot == snapshot.header().lsn && key.checksum == snapshot.checksum();
+            let digest = digest.filter(|digest| hash(digest) == key.digest_hash)?;
+            if key.sender != self.store.incarnation() || !current || pins.len() >= MAX_PINS {
+                return None;
+            }
+            let snapshot = Arc::clone(snapshot);
+            let (live, scanned, pieces) = (DotSet::default(), 0, None);
+            pins.push(Pin { key, snapshot, digest, live, scanned, pieces, last_pull_ms: now_ms });
+        }
+        let pin = pins.iter_mut().find(|pin| pin.key == key)?;
+        pin.last_pull_ms = now_ms;
+        Some(pin)
+    }
+
+    pub(super) fn on_part(
+        &mut self,
+        from: &NodeId,
+        key: StateKey,
+        offset: StateOffset,
+        next: Option<StateOffset>,
+        content: StateContent,
+        now_ms: u64,
+    ) -> Result<(), StoreError> {
+        let Some(receiving) = self.receiving.as_mut().filter(|r| r.key == key && r.from == *from) else {
+            return Ok(());
+        };
+        if receiving.next != offset {
+            return Ok(());
+        }
+        if let Some(why) = receiving.objection(&content, next) {
+            tracing::warn!("dropped a state delta from {from}: {why}");
+            self.give_up();
+            return Ok(());
+        }
+        receiving.incarnations.join(&content.incarnations.into_iter().collect());
+        let part = JoinPart { join: receiving.join, records: content.records, live: content.live };
+        let first = offset == START;
+        receiving.tries = 0;
+        receiving.expected = receiving.expected.saturating_sub(1);
+        receiving.deadline_ms = now_ms + PULL_AGAIN_MS;
+        if first || !part.records.is_empty() || !part.live.is_empty() {
+            self.store.append_join(Entry::JoinPart(part))?;
+        }
+        let Some(receiving) = &mut self.receiving else { return Ok(()) };
+        match next {
+            None => self.finish_receiving()?,
+            Some(next) => {
+                receiving.next = next;
+                if receiving.expected == 0 {
+                    self.pull_parts(now_ms);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn finish_receiving(&mut self) -> Result<(), StoreError> {
+        let Some(receiving) = self.receiving.take() else { return Ok(()) };
+        let Receiving { from, vv, incarnations, join, .. } = receiving;
+        let known = |replica| incarnations.get(replica).or(self.store.state().incarnations.get(replica)).is_some();
+        if !vv.iter().all(|(replica, _)| known(replica)) {
+            tracing::warn!("dropped a state delta from {from}: it does not say what all its incarnations are");
+            self.store.discard_staged();
+            return Ok(());
+        }
+        self.store.append_join(Entry::JoinCommit(JoinCommit { join, vv, incarnations }))?;
+        self.settle_parked();
+        self.merged();
+        tracing::info!("merged a state delta from {from}");
+        self.caught_up()?;
+        // What has happened there since the snapshot is in its log.
+        self.send_digest(&from, false, false);
+        Ok(())
+    }
+
+    pub(super) fn on_gone(&mut self, from: &NodeId, key: StateKey) -> Result<(), StoreError> {
+        if self.receiving.as_ref().is_some_and(|r| r.key == key && r.from == *from) {
+            self.give_up();
+            self.send_digest(from, false, false);
+        }
+        Ok(())
+    }
+
+    fn give_up(&mut self) {
+        self.receiving = None;
+        self.store.discard_staged();
+    }
+
+    pub(super) fn tick_transfer(&mut self, now_ms: u64) {
+        self.sending.pins.retain(|pin| now_ms < pin.last_pull_ms + PIN_MS);
+        let Some(receiving) = &mut self.receiving else { return };
+        if now_ms < receiving.deadline_ms {
+            return;
+        }
+        receiving.tries += 1;
+        if receiving.tries > MAX_TRIES {
+            self.give_up();
+        } else {
+            self.pull_parts(now_ms);
+        }
+    }
+
+    pub(super) fn transfer_wakeup_ms(&self) -> Option<u64> {
+        self.receiving.as_ref().map(|receiving| receiving.deadline_ms)
+    }
+}
+
+impl Receiving {
+    /// Why a part cannot be one of this state delta. Checked before anything is kept: a bitmap far out of range would
+    /// else cost any amount of memory.
+    fn objection(&self, content: &StateContent, next: Option<StateOffset>) -> Option<&'static str> {
+        let (vv, digest) = (&self.vv, &self.digest);
+        if next.is_some_and(|next| next <= self.next) {
+            return Some("it does not go on");
+        }
+        if !content.records.iter().all(|(_, tag)| vv.covers(*tag) && !digest.covers(*tag)) {
+            return Some("a record that it cannot know, or that was not asked for");
+        }
+        let in_range = |piece: &LiveBits| {
+            let held = vv.get(piece.replica).min(digest.get(piece.replica));
+            piece.first <= held
+                && piece.bits.len() as u64 <= (held.0 - piece.first.0) / 8 + 1
+                && piece.dots().all(|dot| dot.seq <= held)
+        };
+        if !content.live.iter().all(in_range) {
+            return Some("live dots that it cannot know, or that were not asked about");
+        }
+        let mut incarnations = content.incarnations.iter();
+        let known = |(replica, _): &(crate::crdt::ReplicaId, _)| vv.get(*replica) > Seq(0);
+        (!incarnations.all(known)).then_some("an incarnation that it cannot know")
+    }
+}
+
+type Part = (StateOffset, Option<StateOffset>, StateContent);
+
+impl Pin {
+    /// The next parts from `offset` on; none if the offset is not one that was given out.
+    fn parts(&mut self, mut offset: StateOffset) -> Result<Vec<Part>, StoreError> {
+        let mut parts = Vec::new();
+        while parts.len() < ANSWER_MESSAGES {
+            let Some((next, content)) = self.part(offset)? else { return Ok(Vec::new()) };
+            parts.push((offset, next, content));
+            match next {
+                Some(next) => offset = next,
+                None => break,
+            }
+        }
+        Ok(parts)
+    }
+
+    fn part(&mut self, offset: StateOffset) -> Result<Option<(Option<StateOffset>, StateContent)>, StoreError> {
+        match offset.stage {
+            0 => Ok(self.incarnations_part(offset.block)),
+            RECORDS => self.records_part(offset),
+            LIVE => Ok(self.live_part(offset.block)),
+            _ => Ok(None),
+        }
+    }
+
+    fn incarnations_part(&self, chunk: u32) -> Option<(Option<StateOffset>, StateContent)> {
+        let all = &self.snapshot.header().context.incarnations;
+        let from = chunk as usize * INCARNATIONS_PER_PART;
+        if from > all.len() {
+            return None;
+        }
+        let some = all.iter().skip(from).take(INCARNATIONS_PER_PART);
+        let incarnations = some.map(|(replica, incarnation)| (replica, incarnation.clone())).collect();
+        let next = if from + INCARNATIONS_PER_PART < all.len() {
+            StateOffset { stage: 0, block: chunk + 1, item: 0 }
+        } else {
+            StateOffset { stage: RECORDS, block: 0, item: 0 }
+        };
+        Some((Some(next), StateContent { incarnations, ..StateContent::default() }))
+    }
+
+    fn records_part(&mut self, offset: StateOffset) -> Result<Option<(Option<StateOffset>, StateContent)>, StoreError> {
+        let blocks = u32::try_from(self.snapshot.block_count()).expect("fewer than 2^32 blocks");
+        let mut content = StateContent::default();
+        let (mut block, mut item, mut bytes) = (offset.block, offset.item as usize, 0);
+        while block < blocks && block < offset.block.saturating_add(BLOCKS_PER_PART) {
+            let records = self.snapshot.block(block as usize)?;
+            for record in records.iter().skip(item) {
+                let tag = record.tag();
+                if self.digest.covers(tag) {
+                    self.live.insert(tag);
+                } else {
+                    bytes += record.element_bytes().len() + 24;
+                    if bytes > MESSAGE_BYTES && !content.records.is_empty() {
+                        let at = StateOffset { stage: RECORDS, block, item: u32::try_from(item).expect("in a block") };
+                        return Ok(Some((Some(at), content)));
+                    }
+                    content.records.push((record.element(), tag));
+                }
+                item += 1;
+            }
+            if block == self.scanned {
+                self.scanned += 1;
+            }
+            (block, item) = (block + 1, 0);
+        }
+        let next = if block < blocks {
+            StateOffset { stage: RECORDS, block, item: 0 }
+        } else {
+            StateOffset { stage: LIVE, block: 0, item: 0 }
+        };
+        Ok(Some((Some(next), content)))
+    }
+
+    fn live_part(&mut self, n: u32) -> Option<(Option<StateOffset>, StateContent)> {
+        if self.scanned as usize != self.snapshot.block_count() {
+            return None;
+        }
+        let pieces = self.pieces.get_or_insert_with(|| self.live.pieces(PIECE_BYTES));
+        let piece = pieces.get(n as usize).cloned();
+        if piece.is_none() && n > 0 {
+            return None;
+        }
+        let more = n as usize + 1 < pieces.len();
+        let next = more.then_some(StateOffset { stage: LIVE, block: n + 1, item: 0 });
+        Some((next, StateContent { live: piece.into_iter().collect(), ..StateContent::default() }))
+    }
+}

@@ -1,0 +1,425 @@
+//! Bytes of log frames: bincode's standard configuration (little-endian, variable-length integers).
+//!
+//! A frame's payload lists the replica ids that occur in it once; dots are (place in that list, sequence number). A
+//! stretch of consecutive operations of one replica is a run, so that a local add costs its element and two bytes.
+//! Elements are borrowed both ways. The layout is described in `docs/format.md`; a frozen store under
+//! `tests/fixtures/` holds this code to it.
+
+use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+use bincode::{BorrowDecode, Decode, Encode};
+
+use super::Lsn;
+use super::index::IndexPosition;
+use crate::crdt::{
+    Dot, Element, Entry, Incarnation, Incarnations, JoinCommit, JoinId, JoinPart, LiveBits, NodeId, Op, OpBody,
+    ReplicaId, Seq, VersionVector,
+};
+
+/// No frame's payload and no other encoded piece is larger than this.
+pub const MAX_PAYLOAD_BYTES: usize = 16 << 20;
+
+/// The encoding of everything on disk.
+pub const fn config() -> Configuration<LittleEndian, Varint, Limit<MAX_PAYLOAD_BYTES>> {
+    bincode::config::standard().with_limit::<MAX_PAYLOAD_BYTES>()
+}
+
+/// Bytes with a good checksum that nevertheless mean nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Meaningless(pub &'static str);
+
+/// What a log frame says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Frame {
+    /// One group commit.
+    Batch(Batch),
+    /// The process stopped in good order here; everything before is durable, the index up to this place too.
+    Clean(IndexPosition),
+}
+
+/// The entries of one group commit.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Batch {
+    /// The LSN of the first entry; the others follow without gaps.
+    pub first: Lsn,
+    /// The store's own replica id as of these entries; `None` if it has never written.
+    pub own: Option<ReplicaId>,
+    /// At least one.
+    pub entries: Vec<Entry>,
+}
+
+impl Batch {
+    /// The LSN of the last entry.
+    pub fn last(&self) -> Lsn {
+        Lsn(self.first.0 + self.entries.len() as u64 - 1)
+    }
+}
+
+#[derive(Encode, BorrowDecode)]
+enum FrameForm<'a> {
+    Batch { first: u64, own: Option<u32>, ids: Vec<u128>, entries: Vec<EntryForm<'a>> },
+    Clean { lsn: u64, checksum: u32 },
+}
+
+/// A dot: the place of its replica id in the frame's list, and the sequence number.
+type DotForm = (u32, u64);
+
+#[derive(Encode, BorrowDecode)]
+enum EntryForm<'a> {
+    Run { replica: u32, first: u64, bodies: Vec<BodyForm<'a>> },
+    JoinPart { join: u64, records: Vec<(&'a [u8], DotForm)>, live: Vec<(u32, u64, &'a [u8])> },
+    JoinCommit { join: u64, vv: Vec<DotForm>, incarnations: Vec<(u32, &'a str, Option<DotForm>)> },
+}
+
+#[derive(Encode, BorrowDecode)]
+enum BodyForm<'a> {
+    Start { node: &'a str, parent: Option<DotForm> },
+    Add(&'a [u8]),
+    Remove { element: &'a [u8], tags: Vec<DotForm> },
+}
+
+/// The replica ids of a frame, in the order of their first occurrence. There are few, so they are searched.
+#[derive(Default)]
+struct Ids(Vec<u128>);
+
+impl Ids {
+    fn place(&mut self, replica: ReplicaId) -> u32 {
+        let id = replica.to_u128();
+        // The last ones are the likeliest.
+        let place = self.0.iter().rposition(|known| *known == id).unwrap_or_else(|| {
+            self.0.push(id);
+            self.0.len() - 1
+        });
+        u32::try_from(place).expect("a frame holds fewer than 2^32 ids")
+    }
+
+    fn dot(&mut self, dot: Dot) -> DotForm {
+        (self.place(dot.replica), dot.seq.0)
+    }
+}
+
+/// Encodes a batch and appends it to `out`.
+pub fn encode_batch(out: &mut Vec<u8>, first: Lsn, own: Option<ReplicaId>, entries: &[Entry]) {
+    let mut ids = Ids::default();
+    let own = own.map(|own| ids.place(own));
+    let mut forms: Vec<EntryForm> = Vec::new();
+    let mut run_end: Option<Dot> = None;
+    for entry in entries {
+        match entry {
+            Entry::Op(op) => {
+                let body = body_form(&mut ids, &op.body);
+                let follows = run_end == Some(op.dot);
+                match forms.last_mut() {
+                    Some(EntryForm::Run { bodies, .. }) if follows => bodies.push(body),
+                    _ => forms.push(EntryForm::Run {
+                        replica: ids.place(op.dot.replica),
+                        first: op.dot.seq.0,
+                        bodies: vec![body],
+                    }),
+                }
+                run_end = Some(Dot::new(op.dot.replica, op.dot.seq.next()));
+            }
+            Entry::JoinPart(part) => forms.push(part_form(&mut ids, part)),
+            Entry::JoinCommit(commit) => forms.push(commit_form(&mut ids, commit)),
+        }
+        if !matches!(entry, Entry::Op(_)) {
+            run_end = None;
+        }
+    }
+    append(out, &FrameForm::Batch { first: first.0, own, ids: ids.0, entries: forms });
+}
+
+/// Encodes the mark of a clean stop and appends it to `out`.
+pub fn encode_clean(out: &mut Vec<u8>, index: IndexPosition) {
+    append(out, &FrameForm::Clean { lsn: index.lsn.0, checksum: index.checksum });
+}
+
+fn append(out: &mut Vec<u8>, form: &FrameForm) {
+    bincode::encode_into_std_write(form, out, config()).expect("a Vec takes everything");
+}
+
+fn body_form<'a>(ids: &mut Ids, body: &'a OpBody) -> BodyForm<'a> {
+    match body {
+        OpBody::Start { node, parent } => {
+            BodyForm::Start { node: node.as_str(), parent: parent.map(|parent| ids.dot(parent)) }
+        }
+        OpBody::Add(element) => BodyForm::Add(element.as_bytes()),
+        OpBody::Remove { element, tags } => {
+            BodyForm::Remove { element: element.as_bytes(), tags: tags.iter().map(|tag| ids.dot(*tag)).collect() }
+        }
+    }
+}
+
+fn part_form<'a>(ids: &mut Ids, part: &'a JoinPart) -> EntryForm<'a> {
+    EntryForm::JoinPart {
+        join: part.join.0,
+        records: part.records.iter().map(|(element, tag)| (element.as_bytes(), ids.dot(*tag))).collect(),
+        live: part.live.iter().map(|l| (ids.place(l.replica), l.first.0, l.bits.as_slice())).collect(),
+    }
+}
+
+fn commit_form<'a>(ids: &mut Ids, commit: &'a JoinCommit) -> EntryForm<'a> {
+    let incarnation = |ids: &mut Ids, replica, incarnation: &'a Incarnation| {
+        let parent = incarnation.parent.map(|parent| ids.dot(parent));
+        (ids.place(replica), incarnation.node.as_str(), parent)
+    };
+    EntryForm::JoinCommit {
+        join: commit.join.0,
+        vv: commit.vv.iter().map(|(replica, seq)| (ids.place(replica), seq.0)).collect(),
+        incarnations: commit.incarnations.iter().map(|(id, i)| incarnation(ids, id, i)).collect(),
+    }
+}
+
+/// Decodes a frame's payload.
+///
+/// # Errors
+/// If the bytes are no frame. Every [`Op`] in the outcome has passed [`Op::check`].
+pub fn decode_frame(payload: &[u8]) -> Result<Frame, Meaningless> {
+    let (form, length): (FrameForm, usize) = bincode::borrow_decode_from_slice(payload, config())
+        .map_err(|_| Meaningless("the payload cannot be decoded"))?;
+    if length != payload.len() {
+        return Err(Meaningless("bytes after the end of the payload"));
+    }
+    match form {
+        FrameForm::Clean { lsn, checksum } => Ok(Frame::Clean(IndexPosition { lsn: Lsn(lsn), checksum })),
+        FrameForm::Batch { first, own, ids, entries } => {
+            let ids = KnownIds::new(&ids)?;
+            let own = own.map(|own| ids.replica(own)).transpose()?;
+            let mut decoded = Vec::with_capacity(entries.len());
+            for entry in entries {
+                ids.entry(entry, &mut decoded)?;
+            }
+            let possible = first > 0 && !decoded.is_empty() && first.checked_add(decoded.len() as u64).is_some();
+            if !possible {
+                return Err(Meaningless("a batch without entries or LSN"));
+            }
+            Ok(Frame::Batch(Batch { first: Lsn(first), own, entries: decoded }))
+        }
+    }
+}
+
+struct KnownIds(Vec<ReplicaId>);
+
+impl KnownIds {
+    fn new(ids: &[u128]) -> Result<Self, Meaningless> {
+        let known = ids.iter().map(|id| ReplicaId::from_u128(*id)).collect::<Option<_>>();
+        known.map(Self).ok_or(Meaningless("a replica id of more than 74 bits"))
+    }
+
+    fn replica(&self, place: u32) -> Result<ReplicaId, Meaningless> {
+        self.0.get(place as usize).copied().ok_or(Meaningless("a replica id that is not in the list"))
+    }
+
+    fn dot(&self, (place, seq): DotForm) -> Result<Dot, Meaningless> {
+        if !(1..=Seq::MAX.0).contains(&seq) {
+            return Err(Meaningless("a sequence number out of range"));
+        }
+        Ok(Dot::new(self.replica(place)?, Seq(seq)))
+    }
+
+    fn entry(&self, form: EntryForm, out: &mut Vec<Entry>) -> Result<(), Meaningless> {
+        match form {
+            EntryForm::Run { replica, first, bodies } => {
+                for (n, body) in (0..).zip(bodies) {
+                    let seq = first.checked_add(n).ok_or(Meaningless("a sequence number out of range"))?;
+                    let op = Op { dot: self.dot((replica, seq))?, body: self.body(body)? };
+                    op.check().map_err(|_| Meaningless("an impossible operation"))?;
+                    out.push(Entry::Op(op));
+                }
+            }
+            EntryForm::JoinPart { join, records, live } => out.push(Entry::JoinPart(JoinPart {
+                join: JoinId(join),
+                records: records
+                    .into_iter()
+                    .map(|(e, dot)| Ok((element(e)?, self.dot(dot)?)))
+                    .collect::<Result<_, _>>()?,
+                live: live.into_iter().map(|piece| self.live(piece)).collect::<Result<_, _>>()?,
+            })),
+            EntryForm::JoinCommit { join, vv, incarnations } => out.push(Entry::JoinCommit(JoinCommit {
+                join: JoinId(join),
+                vv: vv
+                    .into_iter()
+                    .map(|dot| self.dot(dot).map(|d| (d.replica, d.seq)))
+                    .collect::<Result<VersionVector, _>>()?,
+                incarnations: incarnations
+                    .into_iter()
+                    .map(|i| self.incarnation(i))
+                    .collect::<Result<Incarnations, _>>()?,
+            })),
+        }
+        Ok(())
+    }
+
+    fn body(&self, form: BodyForm) -> Result<OpBody, Meaningless> {
+        Ok(match form {
+            BodyForm::Start { node, parent } => {
+                OpBody::Start { node: node_id(node)?, parent: parent.map(|dot| self.dot(dot)).transpose()? }
+            }
+            BodyForm::Add(bytes) => OpBody::Add(element(bytes)?),
+            BodyForm::Remove { element: bytes, tags } => OpBody::Remove {
+                element: element(bytes)?,
+                tags: tags.into_iter().map(|tag| self.dot(tag)).collect::<Result<_, _>>()?,
+            },
+        })
+    }
+
+    fn live(&self, (replica, first, bits): (u32, u64, &[u8])) -> Result<LiveBits, Meaningless> {
+        let end = first.checked_add(8 * bits.len() as u64).ok_or(Meaningless("a bitmap out of range"))?;
+        if first == 0 || end > Seq::MAX.0 {
+            return Err(Meaningless("a bitmap out of range"));
+        }
+        Ok(LiveBits { replica: self.replica(replica)?, first: Seq(first), bits: bits.to_vec() })
+    }
+
+    fn incarnation(
+        &self,
+        (replica, node, parent): (u32, &str, Option<DotForm>),
+    ) -> Result<(ReplicaId, Incarnation), Meaningless> {
+        let parent = parent.map(|dot| self.dot(dot)).transpose()?;
+        Ok((self.replica(replica)?, Incarnation { node: node_id(node)?, parent }))
+    }
+}
+
+fn element(bytes: &[u8]) -> Result<Element, Meaningless> {
+    Element::checked(bytes).ok_or(Meaningless("an element that is no text"))
+}
+
+fn node_id(text: &str) -> Result<NodeId, Meaningless> {
+    NodeId::new(text).ok_or(Meaningless("an impossible node id"))
+}
+
+/// A replica id and how much is held of it, with what its `Start` said if that is held.
+#[derive(Encode, Decode, Clone, PartialEq, Eq, Debug)]
+struct ContextForm {
+    ids: Vec<u128>,
+    vv: Vec<DotForm>,
+    floor: Vec<DotForm>,
+    incarnations: Vec<(u32, String, Option<DotForm>)>,
+}
+
+/// The causal context in headers: version vector, floor, incarnations.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Context {
+    /// What is held.
+    pub vv: VersionVector,
+    /// Below this there is no log.
+    pub floor: VersionVector,
+    /// The incarnations held.
+    pub incarnations: Incarnations,
+}
+
+impl Context {
+    /// Appends the encoded context to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut ids = Ids::default();
+        let entries = |ids: &mut Ids, vv: &VersionVector| vv.iter().map(|(r, s)| (ids.place(r), s.0)).collect();
+        let (vv, floor) = (entries(&mut ids, &self.vv), entries(&mut ids, &self.floor));
+        let incarnations = self
+            .incarnations
+            .iter()
+            .map(|(id, i)| (ids.place(id), i.node.as_str().to_owned(), i.parent.map(|dot| ids.dot(dot))))
+            .collect();
+        let form = ContextForm { ids: ids.0, vv, floor, incarnations };
+        bincode::encode_into_std_write(form, out, config()).expect("a Vec takes everything");
+    }
+
+    /// Decodes a context from the start of `bytes`, and says how many it took.
+    ///
+    /// # Errors
+    /// If they are no context.
+    pub fn decode(bytes: &[u8]) -> Result<(Self, usize), Meaningless> {
+        let (form, length): (ContextForm, usize) =
+            bincode::decode_from_slice(bytes, config()).map_err(|_| Meaningless("the context cannot be decoded"))?;
+        let ids = KnownIds::new(&form.ids)?;
+        let vector = |entries: Vec<DotForm>| {
+            entries
+                .into_iter()
+                .map(|dot| ids.dot(dot).map(|d| (d.replica, d.seq)))
+                .collect::<Result<VersionVector, _>>()
+        };
+        let incarnation = |(id, node, parent): &(u32, String, Option<DotForm>)| ids.incarnation((*id, node, *parent));
+        let incarnations = form.incarnations.iter().map(incarnation).collect::<Result<_, _>>()?;
+        Ok((Self { vv: vector(form.vv)?, floor: vector(form.floor)?, incarnations }, length))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u128) -> ReplicaId {
+        ReplicaId::from_random(n << 60 | n)
+    }
+
+    fn entries() -> Vec<Entry> {
+        let apple = Element::from_canonical(br#""apple""#);
+        let node = NodeId::new("n1").unwrap();
+        let op = |replica, seq, body| Entry::Op(Op { dot: Dot::new(id(replica), Seq(seq)), body });
+        let parent = Some(Dot::new(id(2), Seq(9)));
+        vec![
+            op(1, 1, OpBody::Start { node: node.clone(), parent }),
+            op(1, 2, OpBody::Add(apple.clone())),
+            op(3, 7, OpBody::Add(apple.clone())),
+            op(3, 8, OpBody::Remove { element: apple.clone(), tags: vec![Dot::new(id(3), Seq(7))] }),
+            Entry::JoinPart(JoinPart {
+                join: JoinId(5),
+                records: vec![(apple, Dot::new(id(4), Seq(2)))],
+                live: vec![LiveBits { replica: id(1), first: Seq(1), bits: vec![0, 255] }],
+            }),
+            op(3, 9, OpBody::Add(Element::from_canonical(b"1"))),
+            Entry::JoinCommit(JoinCommit {
+                join: JoinId(5),
+                vv: [(id(4), Seq(2)), (id(1), Seq(16))].into_iter().collect(),
+                incarnations: [(id(4), Incarnation { node, parent })].into_iter().collect(),
+            }),
+        ]
+    }
+
+    #[test]
+    fn a_batch_comes_back_as_it_went_in() {
+        let mut bytes = Vec::new();
+        encode_batch(&mut bytes, Lsn(41), Some(id(1)), &entries());
+        let batch = Batch { first: Lsn(41), own: Some(id(1)), entries: entries() };
+        assert_eq!(decode_frame(&bytes).unwrap(), Frame::Batch(batch));
+    }
+
+    #[test]
+    fn a_local_add_costs_its_element_and_two_bytes() {
+        let add = |seq| {
+            let body = OpBody::Add(Element::from_canonical(b"12345678"));
+            Entry::Op(Op { dot: Dot::new(id(1), Seq(seq)), body })
+        };
+        let size = |n: u64| {
+            let mut bytes = Vec::new();
+            encode_batch(&mut bytes, Lsn(1), None, &(2..2 + n).map(add).collect::<Vec<_>>());
+            bytes.len()
+        };
+        assert_eq!(size(101) - size(100), 10);
+    }
+
+    #[test]
+    fn no_cut_or_flipped_payload_makes_it_panic() {
+        let mut bytes = Vec::new();
+        encode_batch(&mut bytes, Lsn(41), Some(id(1)), &entries());
+        for cut in 0..bytes.len() {
+            assert!(decode_frame(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+        for bit in 0..8 * bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let _ = decode_frame(&flipped);
+        }
+    }
+
+    #[test]
+    fn a_context_comes_back_as_it_went_in() {
+        let vv: VersionVector = [(id(1), Seq(3)), (id(2), Seq(9))].into_iter().collect();
+        let incarnation = Incarnation { node: NodeId::new("n1").unwrap(), parent: Some(Dot::new(id(2), Seq(9))) };
+        let context = Context { vv: vv.clone(), floor: vv, incarnations: [(id(1), incarnation)].into_iter().collect() };
+        let mut bytes = Vec::new();
+        context.encode(&mut bytes);
+        let length = bytes.len();
+        bytes.push(7);
+        assert_eq!(Context::decode(&bytes).unwrap(), (context, length));
+    }
+}

@@ -1,0 +1,66 @@
+//! Compaction: a new snapshot from the old one and closed segments, from files alone.
+//!
+//! It needs nothing of the running store, so it can run beside it; the outcome is then installed by the store
+//! ([`super::Store::install`]). Memory: the changes of the segments that are folded.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::Lsn;
+use super::codec::Context;
+use super::disk::Disk;
+use super::error::StoreError;
+use super::log::Segment;
+use super::snapshot::{self, Snapshot, SnapshotHeader};
+use crate::crdt::{Base, EmptyBase, ReplicaId, State};
+
+/// Everything that a compaction needs.
+pub struct CompactionPlan {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) snapshot_dir: PathBuf,
+    pub(super) snapshot: Option<Arc<Snapshot>>,
+    /// Closed segments that the snapshot does not cover, oldest first.
+    pub(super) segments: Vec<Segment>,
+    pub(super) nonce: u128,
+    pub(super) own: Option<ReplicaId>,
+}
+
+impl CompactionPlan {
+    /// Writes the new snapshot.
+    ///
+    /// # Errors
+    /// If something cannot be read or written. The store is as it was then.
+    pub fn run(self) -> Result<Snapshot, StoreError> {
+        let mut state = State::default();
+        let (mut lsn, mut frame_checksum, mut own) = (Lsn(0), 0, self.own);
+        let mut base: &dyn Base = &EmptyBase;
+        if let Some(snapshot) = &self.snapshot {
+            let (header, context) = (snapshot.header(), snapshot.header().context.clone());
+            (state.vv, state.floor, state.incarnations) = (context.vv, context.floor, context.incarnations);
+            (lsn, frame_checksum, own) = (header.lsn, header.frame_checksum, header.own);
+            base = snapshot.as_ref();
+        }
+        for segment in &self.segments {
+            for (batch, checksum) in segment.batches(self.disk.as_ref())? {
+                for (at, entry) in (batch.first.0..).map(Lsn).zip(&batch.entries) {
+                    if at <= lsn {
+                        continue;
+                    }
+                    let damaged = |what: String| StoreError::damaged(&segment.path, 0, what);
+                    if at > lsn.next() {
+                        return Err(damaged(format!("LSN {} is missing", lsn.next())));
+                    }
+                    state.apply(base, entry).map_err(|error| damaged(error.to_string()))?;
+                    lsn = at;
+                }
+                if batch.last() == lsn {
+                    (frame_checksum, own) = (checksum, batch.own.or(own));
+                }
+            }
+        }
+        let (vv, floor, incarnations) = (state.vv.clone(), state.floor.clone(), state.incarnations.clone());
+        let header = SnapshotHeader { lsn, frame_checksum, own, context: Context { vv, floor, incarnations } };
+        let records = state.records(base, &[]);
+        snapshot::write(self.disk.as_ref(), &self.snapshot_dir, &header, self.nonce, records)
+    }
+}

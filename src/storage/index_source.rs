@@ -1,0 +1,155 @@
+//! Where a store's index comes from: opened, or built anew.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::index::{Index, IndexError, IndexHome, IndexPosition, MemoryIndex, SledIndex, current_boot_id};
+use crate::crdt::Records;
+
+/// Opens and builds indexes. The index's position is compared with the log by whoever asks.
+pub trait IndexSource: Send {
+    /// The index that is there, if it may be trusted as far as can be told without the log. `clean` says that the store
+    /// was closed in good order, the index made durable with it.
+    ///
+    /// # Errors
+    /// Why it is of no use, for people.
+    fn open(&mut self, clean: bool) -> Result<Arc<dyn Index>, String>;
+
+    /// A new index of these records, in place of the one that is there (which goes on being readable by those who hold it).
+    ///
+    /// # Errors
+    /// If it cannot be built.
+    fn rebuild(&mut self, records: Records<'_>, position: IndexPosition) -> Result<Arc<dyn Index>, IndexError>;
+
+    /// Hands to the system what the index still buffers, and takes note of how far it has come, for those who must not
+    /// open it. To be called every second or so.
+    ///
+    /// # Errors
+    /// If the index cannot be written any more.
+    fn note(&mut self, position: IndexPosition) -> Result<(), IndexError>;
+
+    /// Sees to it that the index that is there is not trusted at the next start.
+    fn distrust(&mut self);
+
+    /// Closes the index, so that it may be trusted after a power cut too, and says where it stands. Nobody else may
+    /// hold it any more.
+    ///
+    /// # Errors
+    /// If it could not be made durable: then it was no clean stop for the index.
+    fn close(&mut self) -> Result<Option<IndexPosition>, IndexError>;
+}
+
+/// No index at all: the store then reads its snapshot, and keeps everything after it in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct NoIndex;
+
+impl IndexSource for NoIndex {
+    fn open(&mut self, _clean: bool) -> Result<Arc<dyn Index>, String> {
+        Err("there is none".into())
+    }
+
+    fn rebuild(&mut self, _records: Records<'_>, _position: IndexPosition) -> Result<Arc<dyn Index>, IndexError> {
+        Err(IndexError::Corrupt { path: PathBuf::new(), what: "not wanted".into() })
+    }
+
+    fn note(&mut self, _position: IndexPosition) -> Result<(), IndexError> {
+        Ok(())
+    }
+
+    fn distrust(&mut self) {}
+
+    fn close(&mut self) -> Result<Option<IndexPosition>, IndexError> {
+        Ok(None)
+    }
+}
+
+/// An index in memory, built anew at every start: for simulated stores.
+#[derive(Clone, Copy, Debug)]
+pub struct MemorySource;
+
+impl IndexSource for MemorySource {
+    fn open(&mut self, _clean: bool) -> Result<Arc<dyn Index>, String> {
+        Err("it was in memory".into())
+    }
+
+    fn rebuild(&mut self, records: Records<'_>, position: IndexPosition) -> Result<Arc<dyn Index>, IndexError> {
+        let index = MemoryIndex::default();
+        let put = |record: crate::crdt::Record| (record.key, crate::crdt::Change::Put(record.long_element));
+        let changes = records.map(|record| record.map(put)).collect::<Result<Vec<_>, _>>()?;
+        index.apply(&changes, position)?;
+        Ok(Arc::new(index))
+    }
+
+    fn note(&mut self, _position: IndexPosition) -> Result<(), IndexError> {
+        Ok(())
+    }
+
+    fn distrust(&mut self) {}
+
+    fn close(&mut self) -> Result<Option<IndexPosition>, IndexError> {
+        Ok(None)
+    }
+}
+
+/// The real one: sled, below the store's directory.
+pub struct SledSource {
+    home: IndexHome,
+    current: Option<Arc<SledIndex>>,
+}
+
+/// A rebuild that takes longer than this says how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(2);
+
+impl SledSource {
+    /// The index of the store in `dir`.
+    pub fn new(dir: &Path) -> Self {
+        Self { home: IndexHome::new(dir, current_boot_id()), current: None }
+    }
+}
+
+impl IndexSource for SledSource {
+    fn open(&mut self, clean: bool) -> Result<Arc<dyn Index>, String> {
+        let index = Arc::new(self.home.open(clean).map_err(|why| why.to_string())?);
+        self.current = Some(Arc::clone(&index));
+        Ok(index)
+    }
+
+    fn rebuild(&mut self, records: Records<'_>, position: IndexPosition) -> Result<Arc<dyn Index>, IndexError> {
+        let (started, mut said) = (Instant::now(), 0);
+        let mut progress = |records: u64| {
+            let periods = started.elapsed().as_millis() / PROGRESS_EVERY.as_millis();
+            if periods > said {
+                said = periods;
+                tracing::info!("rebuilding the index: {records} records so far");
+            }
+        };
+        let index = match self.current.take() {
+            // It may still be read by others, so it stays where it is; its files go when the next one is opened.
+            Some(_) => self.home.rebuild_beside(records, position, &mut progress)?,
+            None => self.home.rebuild(records, position, &mut progress)?,
+        };
+        let index = Arc::new(index);
+        self.current = Some(Arc::clone(&index));
+        Ok(index)
+    }
+
+    fn note(&mut self, position: IndexPosition) -> Result<(), IndexError> {
+        if let Some(index) = &self.current {
+            index.flush()?;
+            self.home.write_state(position)?;
+        }
+        Ok(())
+    }
+
+    fn distrust(&mut self) {
+        self.home.distrust();
+    }
+
+    fn close(&mut self) -> Result<Option<IndexPosition>, IndexError> {
+        match self.current.take().and_then(Arc::into_inner) {
+            Some(index) => self.home.close(index).map(Some),
+            None => Ok(None),
+        }
+    }
+}

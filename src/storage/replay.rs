@@ -1,0 +1,185 @@
+//! Reading a store's truth: the newest snapshot, and the log after it, folded.
+//!
+//! Recovery, `dump` and everything else that looks at a store goes through [`Replay::read`]. It changes nothing.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::Lsn;
+use super::codec::{Batch, Frame};
+use super::disk::Disk;
+use super::error::StoreError;
+use super::index::{Index, IndexPosition};
+use super::log::{FrameVisit, LogEnd, read_log};
+use super::manifest::Manifest;
+use super::snapshot::{self, Snapshot};
+use crate::crdt::{ApplyError, Base, EmptyBase, Entry, ReplicaId, State};
+
+/// The log's directory in the store `dir`.
+pub fn log_dir(dir: &Path) -> PathBuf {
+    dir.join("log")
+}
+
+/// The snapshots' directory in the store `dir`.
+pub fn snapshot_dir(dir: &Path) -> PathBuf {
+    dir.join("snapshots")
+}
+
+/// A batch on its way past, for those who want to see the log itself.
+pub type OnBatch<'a> = &'a mut dyn FnMut(&Path, u64, &Batch);
+
+/// The outcome of reading a store.
+pub struct Replay {
+    /// What the manifest says.
+    pub manifest: Manifest,
+    /// The newest snapshot.
+    pub snapshot: Option<Arc<Snapshot>>,
+    /// The set: changes on top of the index if one was given and fits, else of the snapshot.
+    pub state: State,
+    /// Whether the index that was given is exactly what the log says at its position.
+    pub index_fits: bool,
+    /// The last LSN.
+    pub lsn: Lsn,
+    /// The checksum of the frame that ends there.
+    pub checksum: u32,
+    /// The store's own last replica id.
+    pub own: Option<ReplicaId>,
+    /// What there is of the log.
+    pub log: LogEnd,
+}
+
+impl Replay {
+    /// Reads the store in `dir`. Entries up to the position of `index` change only the causal context.
+    ///
+    /// # Errors
+    /// If anything that was durable is damaged or missing.
+    pub fn read(
+        disk: &dyn Disk,
+        dir: &Path,
+        manifest: Manifest,
+        index: Option<&Arc<dyn Index>>,
+        on_batch: Option<OnBatch>,
+    ) -> Result<Self, StoreError> {
+        let path = |lsn| snapshot_dir(dir).join(snapshot::file_name(lsn));
+        let snapshot = manifest.snapshot.map(|lsn| Snapshot::open(disk, &path(lsn))).transpose()?.map(Arc::new);
+        let mut fold = Fold::new(snapshot.as_ref(), index, on_batch, manifest.own);
+        let mut log =
+            read_log(disk, &log_dir(dir), &manifest.segments, manifest.clean.as_ref(), &mut |visit| fold.visit(visit))?;
+        fold.check_start(&log, dir)?;
+        fold.state.discard_staged();
+        if let Some(oldest) = log.segments.first() {
+            fold.state.floor.join(&oldest.header.vv);
+        }
+        log.clean &= log.torn_tail_bytes == 0;
+        let (state, lsn, checksum, own, index_fits) = (fold.state, fold.at, fold.checksum, fold.own, fold.index_fits);
+        Ok(Self { manifest, snapshot, state, index_fits, lsn, checksum, own, log })
+    }
+
+    /// The records that `state` is on top of, if there is no index.
+    pub fn snapshot_base(&self) -> Arc<dyn Base + Send + Sync> {
+        match &self.snapshot {
+            Some(snapshot) => Arc::clone(snapshot) as Arc<dyn Base + Send + Sync>,
+            None => Arc::new(EmptyBase),
+        }
+    }
+}
+
+/// The fold on its way.
+struct Fold<'a> {
+    state: State,
+    base: Arc<dyn Base + Send + Sync>,
+    snapshot_lsn: Lsn,
+    index: Option<IndexPosition>,
+    index_fits: bool,
+    at: Lsn,
+    checksum: u32,
+    own: Option<ReplicaId>,
+    on_batch: Option<OnBatch<'a>>,
+}
+
+impl<'a> Fold<'a> {
+    fn new(
+        snapshot: Option<&Arc<Snapshot>>,
+        index: Option<&Arc<dyn Index>>,
+        on_batch: Option<OnBatch<'a>>,
+        own: Option<ReplicaId>,
+    ) -> Self {
+        let mut state = State::default();
+        let (mut at, mut checksum, mut last_own) = (Lsn(0), 0, own);
+        if let Some(snapshot) = snapshot {
+            let header = snapshot.header();
+            let context = header.context.clone();
+            (state.vv, state.floor, state.incarnations) = (context.vv, context.floor, context.incarnations);
+            (at, checksum) = (header.lsn, header.frame_checksum);
+            last_own = header.own.or(own);
+        }
+        let base: Arc<dyn Base + Send + Sync> = match (index, snapshot) {
+            (Some(index), _) => Arc::clone(index) as Arc<dyn Base + Send + Sync>,
+            (None, Some(snapshot)) => Arc::clone(snapshot) as Arc<dyn Base + Send + Sync>,
+            (None, None) => Arc::new(EmptyBase),
+        };
+        let index = index.map(|index| index.position());
+        let index_fits = index == Some(IndexPosition { lsn: at, checksum });
+        Self { state, base, snapshot_lsn: at, index, index_fits, at, checksum, own: last_own, on_batch }
+    }
+
+    fn visit(&mut self, visit: FrameVisit) -> Result<(), StoreError> {
+        // Segments that the snapshot covers are kept for peers; their frames have just been checked.
+        let covered = visit.until.is_some_and(|until| until <= self.snapshot_lsn);
+        if covered && self.on_batch.is_none() {
+            return Ok(());
+        }
+        let Frame::Batch(batch) = visit.decode()? else { return Ok(()) };
+        if let Some(on_batch) = &mut self.on_batch {
+            on_batch(visit.path, visit.frame.offset, &batch);
+        }
+        if !covered {
+            self.batch(&visit, batch)?;
+        }
+        Ok(())
+    }
+
+    fn batch(&mut self, visit: &FrameVisit, batch: Batch) -> Result<(), StoreError> {
+        let damaged = |what: String| StoreError::damaged(visit.path, visit.frame.offset, what);
+        if self.index == Some(IndexPosition { lsn: batch.last(), checksum: visit.frame.checksum }) {
+            self.index_fits = true;
+        }
+        if batch.last() <= self.at {
+            return Ok(());
+        }
+        if batch.first > self.at.next() {
+            return Err(damaged(format!("LSN {} is missing", self.at.next())));
+        }
+        for (lsn, entry) in (batch.first.0..).map(Lsn).zip(&batch.entries) {
+            if lsn > self.at {
+                self.entry(lsn, entry).map_err(|error| damaged(error.to_string()))?;
+            }
+        }
+        (self.at, self.checksum, self.own) = (batch.last(), visit.frame.checksum, batch.own.or(self.own));
+        Ok(())
+    }
+
+    fn entry(&mut self, lsn: Lsn, entry: &Entry) -> Result<(), ApplyError> {
+        if self.index.is_some_and(|index| lsn <= index.lsn) {
+            self.state.apply_context(entry)
+        } else {
+            self.state.apply(self.base.as_ref(), entry)
+        }
+    }
+
+    /// The log must begin no later than the snapshot ends.
+    fn check_start(&self, log: &LogEnd, dir: &Path) -> Result<(), StoreError> {
+        match (log.segments.first(), log.segments.last()) {
+            (Some(first), _) if first.header.lsn > self.snapshot_lsn => {
+                Err(StoreError::damaged(&first.path, 0, "the log before this segment is missing"))
+            }
+            (_, Some(last)) if last.header.lsn > self.at => {
+                Err(StoreError::damaged(&last.path, 0, "the log ends before this segment"))
+            }
+            (None, _) if self.snapshot_lsn > Lsn(0) => {
+                Err(StoreError::damaged(&log_dir(dir), 0, "there is a snapshot, but no log"))
+            }
+            _ => Ok(()),
+        }
+    }
+}

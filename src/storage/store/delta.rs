@@ -1,0 +1,77 @@
+//! Which operations a peer lacks.
+
+use super::{Active, Store};
+use crate::crdt::{Entry, Op, Seq, VersionVector};
+use crate::storage::error::StoreError;
+use crate::storage::log::Segment;
+
+/// Operations that a peer lacks, in the log's order.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Delta {
+    /// The first of them.
+    pub ops: Vec<Op>,
+    /// Whether these are all.
+    pub complete: bool,
+}
+
+impl Store {
+    /// Whether the log still has every operation that somebody who holds `vv` lacks.
+    pub fn can_serve(&self, vv: &VersionVector) -> bool {
+        self.state.floor.is_within(vv)
+    }
+
+    /// The operations that somebody who holds `vv` lacks, in an order in which they apply there, up to about
+    /// `max_bytes`.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    ///
+    /// # Panics
+    /// If the log does not have them all ([`Store::can_serve`]): a delta with gaps must never be sent.
+    pub fn delta(&self, vv: &VersionVector, max_bytes: usize) -> Result<Delta, StoreError> {
+        assert!(self.can_serve(vv), "a delta from below the floor");
+        let mut delta = Delta { ops: Vec::new(), complete: true };
+        let mut bytes = 0;
+        let mut take = |op: &Op| {
+            bytes += op.weight();
+            let fits = bytes <= max_bytes || delta.ops.is_empty();
+            if fits {
+                delta.ops.push(op.clone());
+            }
+            fits
+        };
+        if let Some(mut ops) = self.recent.lacking(vv) {
+            delta.complete = ops.all(&mut take);
+            return Ok(delta);
+        }
+        let active = if let Active::Open(writer) = &self.active { Some(writer.segment()) } else { None };
+        let segments: Vec<&Segment> = self.closed.iter().chain(active).collect();
+        let start = segments.iter().rposition(|segment| segment.header.vv.is_within(vv)).unwrap_or(0);
+        // A batch that a later segment repeats is met twice.
+        let mut sent = vv.clone();
+        for segment in &segments[start..] {
+            for (batch, _) in segment.batches(self.disk.as_ref())? {
+                for entry in &batch.entries {
+                    let Entry::Op(op) = entry else { continue };
+                    if sent.covers(op.dot) {
+                        continue;
+                    }
+                    if !take(op) {
+                        delta.complete = false;
+                        return Ok(delta);
+                    }
+                    sent.raise(op.dot.replica, op.dot.seq);
+                }
+            }
+        }
+        Ok(delta)
+    }
+
+    /// This incarnation's operations after `seq`, oldest first; `None` if they are too many to be at hand.
+    pub fn own_ops_after(&self, seq: Seq) -> Option<Vec<Op>> {
+        let ops = self.recent.of_replica_after(self.incarnation, seq);
+        let whole = ops.first().is_none_or(|first| first.dot.seq == seq.next());
+        let all = !ops.is_empty() || self.state.vv.get(self.incarnation) == seq;
+        (whole && all).then(|| ops.into_iter().cloned().collect())
+    }
+}

@@ -1,0 +1,128 @@
+//! Bringing the index up to what is durable.
+//!
+//! Every commit leaves a [`FeedBatch`]. Whoever owns the index's thread takes them ([`Store::take_feed`]) and applies
+//! them in order; the store watches the index's position and frees the memtable's elder generation when the index has
+//! all of it. A join with very many changes, or an index that could not be built, is dealt with by a rebuild from the
+//! next snapshot instead.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::{MAX_FED_CHANGES, Store};
+use crate::crdt::{Base, Change, RecordKey};
+use crate::storage::Lsn;
+use crate::storage::index::{Index, IndexPosition};
+use crate::storage::snapshot::Snapshot;
+
+/// The changes of one commit.
+#[derive(Clone, Debug)]
+pub struct FeedBatch {
+    /// In the order made.
+    pub changes: Vec<(RecordKey, Change)>,
+    /// Where the index stands when it has them.
+    pub position: IndexPosition,
+}
+
+/// What there is of an index.
+#[derive(Default)]
+pub(super) struct IndexState {
+    index: Option<Arc<dyn Index>>,
+    queue: VecDeque<FeedBatch>,
+    /// The last LSN in the memtable's elder generation.
+    elder_end: Lsn,
+    /// The index is missing, or must not be fed: it will be rebuilt from a snapshot at this LSN or later.
+    rebuild_from: Option<Lsn>,
+    rebuilding: bool,
+    snapshot_is_new: bool,
+}
+
+impl IndexState {
+    pub(super) fn new(index: Option<Arc<dyn Index>>, rebuild_from: Option<Lsn>) -> Self {
+        Self { index, rebuild_from, ..Self::default() }
+    }
+
+    pub(super) fn current(&self) -> Option<&Arc<dyn Index>> {
+        self.index.as_ref()
+    }
+
+    pub(super) fn snapshot_installed(&mut self) {
+        self.snapshot_is_new = true;
+    }
+
+    pub(super) fn push(&mut self, batch: FeedBatch) {
+        self.queue.push_back(batch);
+    }
+}
+
+impl Store {
+    /// Hands what has just been made durable to the index.
+    pub(super) fn feed_fresh(&mut self, joined: bool) {
+        let changes = self.state.fresh.replace(Vec::new()).unwrap_or_default();
+        let position = IndexPosition { lsn: self.lsn, checksum: self.checksum };
+        if joined && changes.len() > MAX_FED_CHANGES {
+            self.index.rebuild_from = Some(self.lsn);
+            self.snapshot_wanted = true;
+        }
+        self.index.push(FeedBatch { changes, position });
+        self.maintain();
+    }
+
+    /// The batches that the index has not been given yet, oldest first; none while it has to be rebuilt.
+    pub fn take_feed(&mut self) -> Vec<FeedBatch> {
+        if self.index.rebuild_from.is_some() || self.index.index.is_none() {
+            return Vec::new();
+        }
+        self.index.queue.drain(..).collect()
+    }
+
+    /// The snapshot that a new index is to be built from, if one is due. Whoever builds it reports back with
+    /// [`Store::swap_index`] or [`Store::rebuild_failed`].
+    pub fn take_rebuild(&mut self) -> Option<Arc<Snapshot>> {
+        let from = self.index.rebuild_from?;
+        let snapshot = self.snapshot.as_ref()?;
+        if self.index.rebuilding || !self.index.snapshot_is_new || snapshot.header().lsn < from {
+            return None;
+        }
+        (self.index.rebuilding, self.index.snapshot_is_new) = (true, false);
+        Some(Arc::clone(snapshot))
+    }
+
+    /// Goes on with a new index.
+    pub fn swap_index(&mut self, index: Arc<dyn Index>) {
+        let at = index.position().lsn;
+        self.base = Arc::clone(&index) as Arc<dyn Base + Send + Sync>;
+        self.index.queue.retain(|batch| batch.position.lsn > at);
+        self.index.index = Some(index);
+        (self.index.rebuild_from, self.index.rebuilding) = (None, false);
+        self.maintain();
+    }
+
+    /// Takes note that no new index could be built: it is tried again after the next snapshot.
+    pub fn rebuild_failed(&mut self) {
+        self.index.rebuilding = false;
+    }
+
+    /// Frees memory that the index's progress has made superfluous.
+    pub fn maintain(&mut self) {
+        let Some(index) = &self.index.index else { return };
+        let memtable = &mut self.state.memtable;
+        if memtable.has_elder() && index.position().lsn >= self.index.elder_end {
+            memtable.drop_elder();
+        }
+        if !memtable.has_elder() && !memtable.is_empty() && self.pending.is_empty() {
+            memtable.age();
+            self.index.elder_end = self.lsn;
+        }
+    }
+
+    /// Whether the index has fallen so far behind that nothing more should be added until it has caught up.
+    pub fn is_saturated(&self) -> bool {
+        let will_catch_up = self.index.index.is_some();
+        will_catch_up && self.state.memtable.bytes() >= self.limits.memtable_bytes
+    }
+
+    /// By how many LSNs the index is behind.
+    pub fn index_lag(&self) -> u64 {
+        self.index.index.as_ref().map_or(self.lsn.0, |index| self.lsn.0.saturating_sub(index.position().lsn.0))
+    }
+}

@@ -1,0 +1,287 @@
+//! Opening a store: recovery.
+//!
+//! 1. Read everything ([`Replay::read`]); refuse, changing nothing, if anything that was durable is damaged.
+//! 2. After anything but a clean stop: make durable what may only have been in the page cache, by a new segment that
+//!    repeats the last batch. Nothing leaves the process before that.
+//! 3. Trust the index if it is exactly what the log says at its position, else rebuild it from the truth.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::feed::{FeedBatch, IndexState};
+use super::recent::Recent;
+use super::reserve;
+use super::{Active, Entropy, Store, StoreOptions};
+use crate::crdt::{Base, NodeId, ReplicaId};
+use crate::storage::disk::Disk;
+use crate::storage::error::StoreError;
+use crate::storage::index::{Index, IndexPosition, count_changes};
+use crate::storage::index_source::IndexSource;
+use crate::storage::log::{LogWriter, Segment, SegmentHeader, segment};
+use crate::storage::manifest::Manifest;
+use crate::storage::replay::{Replay, log_dir, snapshot_dir};
+use crate::storage::snapshot;
+use crate::storage::{Counts, Lsn};
+
+/// What became of the index at the start.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum IndexOutcome {
+    /// It was trusted.
+    Trusted,
+    /// It was built anew, and why.
+    Rebuilt(String),
+    /// It could not be built, and why: the store reads its snapshot, and keeps everything after it in memory.
+    Absent(String),
+}
+
+/// What a start found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Recovery {
+    /// How much is in the set.
+    pub counts: Counts,
+    /// The last LSN.
+    pub lsn: Lsn,
+    /// The snapshot's LSN; zero without one.
+    pub snapshot_lsn: Lsn,
+    /// What became of the index.
+    pub index: IndexOutcome,
+    /// Bytes of a write that was cut short: nobody had heard of it.
+    pub torn_tail_bytes: u64,
+    /// Whether the last stop was clean (or there was none).
+    pub clean: bool,
+    /// Whether the store had been there at all.
+    pub fresh: bool,
+}
+
+impl Store {
+    /// Opens the store, which must be locked, or makes a new one.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] and [`StoreError::Newer`] (nothing has been changed then), or what the file system says.
+    pub fn open(options: StoreOptions, source: &mut dyn IndexSource) -> Result<(Self, Recovery), StoreError> {
+        let StoreOptions { disk, dir, node, mut entropy, limits } = options;
+        let (manifest, fresh) = read_or_make_manifest(disk.as_ref(), &dir, &node)?;
+        let opened = source.open(manifest.clean.is_some_and(|clean| clean.index));
+        let (mut replay, opened) = replay(disk.as_ref(), &dir, manifest, opened)?;
+        let incarnation = ReplicaId::from_random(entropy());
+        let torn_tail_bytes = replay.log.torn_tail_bytes;
+        let clean = replay.log.clean || replay.log.segments.is_empty();
+        let active = reserve::write_with_reserve(disk.as_ref(), &dir, || {
+            secure_tail(disk.as_ref(), &dir, &mut replay, &mut entropy)
+        })?;
+        tidy(disk.as_ref(), &dir, &replay);
+        reserve::set_aside(disk.as_ref(), &dir);
+        let snapshot_lsn = replay.snapshot.as_ref().map_or(Lsn(0), |snapshot| snapshot.header().lsn);
+        let built = build_index(disk.as_ref(), &dir, &mut replay, opened, source)?;
+        let recovery = Recovery {
+            counts: built.counts,
+            lsn: replay.lsn,
+            snapshot_lsn,
+            index: built.outcome,
+            torn_tail_bytes,
+            clean,
+            fresh,
+        };
+        replay.state.fresh = Some(Vec::new());
+        let store = Self {
+            disk,
+            dir,
+            entropy,
+            limits,
+            manifest: replay.manifest,
+            closed: replay.log.segments,
+            active,
+            state: replay.state,
+            pending: Vec::new(),
+            pending_bytes: 0,
+            lsn: replay.lsn,
+            checksum: replay.checksum,
+            incarnation,
+            own: replay.own,
+            snapshot: replay.snapshot,
+            base: built.base,
+            index: built.index,
+            recent: Recent::default(),
+            snapshot_wanted: false,
+            compacting: false,
+            poisoned: false,
+        };
+        Ok((store, recovery))
+    }
+}
+
+fn read_or_make_manifest(disk: &dyn Disk, dir: &Path, node: &NodeId) -> Result<(Manifest, bool), StoreError> {
+    let path = Manifest::path(dir);
+    if let Some(manifest) = Manifest::read(disk, dir)? {
+        if manifest.node != *node {
+            let what = format!("this is the store of {}, not of {node}", manifest.node);
+            return Err(StoreError::damaged(&path, 0, what));
+        }
+        return Ok((manifest, false));
+    }
+    // A first start that died before its manifest was durable leaves empty directories. Anything else was a store.
+    for below in [log_dir(dir), snapshot_dir(dir)] {
+        let names = disk.list(&below).map_err(StoreError::io("list", &below))?;
+        if let Some(name) = names.first() {
+            return Err(StoreError::damaged(
+                &path,
+                0,
+                format!("it is missing, although there is {}", below.join(name).display()),
+            ));
+        }
+    }
+    let manifest = Manifest::new(node.clone());
+    for below in [dir.to_path_buf(), log_dir(dir), snapshot_dir(dir)] {
+        disk.create_dir(&below).map_err(StoreError::io("create", &below))?;
+    }
+    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        disk.sync_dir(parent).map_err(StoreError::io("sync", parent))?;
+    }
+    manifest.write(disk, dir)?;
+    Ok((manifest, true))
+}
+
+type Opened = Result<Arc<dyn Index>, String>;
+
+/// Reads the store on top of the index if that fits, else on top of the snapshot.
+fn replay(disk: &dyn Disk, dir: &Path, manifest: Manifest, opened: Opened) -> Result<(Replay, Opened), StoreError> {
+    let why = match opened {
+        Ok(index) => match Replay::read(disk, dir, manifest.clone(), Some(&index), None) {
+            Ok(replay) if replay.index_fits => return Ok((replay, Ok(index))),
+            // If the damage is in the log, the second reading says so.
+            Ok(_) | Err(_) => "it is not what the log says".to_owned(),
+        },
+        Err(why) => why,
+    };
+    Ok((Replay::read(disk, dir, manifest, None, None)?, Err(why)))
+}
+
+/// Sees to it that everything that was read is durable, and lists what belongs to the log.
+fn secure_tail(disk: &dyn Disk, dir: &Path, replay: &mut Replay, entropy: &mut Entropy) -> Result<Active, StoreError> {
+    let listed_all = replay.log.segments.last().map(|s| s.header.counter) == replay.manifest.segments.last().copied();
+    if replay.log.segments.is_empty() || replay.log.clean && listed_all {
+        return Ok(Active::NotYet(replay.state.vv.clone()));
+    }
+    let mut manifest = replay.manifest.clone();
+    let known = replay.log.segments.iter().map(|segment| segment.header.counter);
+    manifest.segments = known.collect();
+    let last = manifest.segments.last().copied().unwrap_or(0);
+    let counter = manifest.next_segment.max(last + 1);
+    let header = SegmentHeader {
+        counter,
+        nonce: entropy(),
+        previous: replay.log.segments.last().map(Segment::end),
+        lsn: replay.lsn,
+        vv: replay.state.vv.clone(),
+        repeats: replay.log.last_batch.is_some(),
+    };
+    let log = log_dir(dir);
+    let outcome = LogWriter::create(disk, &log, header, replay.log.last_batch.as_deref()).and_then(|writer| {
+        manifest.segments.push(counter);
+        (manifest.next_segment, manifest.clean, manifest.own) = (counter + 1, None, replay.own);
+        manifest.write(disk, dir)?;
+        Ok(writer)
+    });
+    if outcome.as_ref().is_err_and(StoreError::is_disk_full) {
+        // Nothing changed, or only an unlisted segment that the next start would take for part of the log.
+        let path = log.join(segment::file_name(counter));
+        for leftover in
+            [crate::storage::disk::temporary(&path), path, crate::storage::disk::temporary(&Manifest::path(dir))]
+        {
+            let _ = disk.remove(&leftover);
+        }
+    }
+    let writer = outcome?;
+    replay.manifest = manifest;
+    Ok(Active::Open(writer))
+}
+
+/// Removes what processes that died have left: files written aside, and files that the manifest no longer names.
+fn tidy(disk: &dyn Disk, dir: &Path, replay: &Replay) {
+    let (log, snapshots) = (log_dir(dir), snapshot_dir(dir));
+    let current = replay.snapshot.as_ref().map(|snapshot| snapshot::file_name(snapshot.header().lsn));
+    let old_segments = replay.log.strangers.iter().filter(|name| segment::parse_file_name(name).is_some());
+    let aside = replay.log.strangers.iter().filter(|name| name.ends_with(".log.tmp"));
+    let mut leftovers: Vec<_> = old_segments.chain(aside).map(|name| log.join(name)).collect();
+    for name in disk.list(&snapshots).unwrap_or_default() {
+        let superseded = name.ends_with(".snap") && Some(&name) != current.as_ref();
+        if superseded || name.ends_with(".snap.tmp") {
+            leftovers.push(snapshots.join(name));
+        }
+    }
+    leftovers.push(crate::storage::disk::temporary(&Manifest::path(dir)));
+    for path in leftovers {
+        // What cannot be removed now takes up room, and is tried again at the next start.
+        let _ = disk.remove(&path);
+    }
+}
+
+struct Built {
+    base: Arc<dyn Base + Send + Sync>,
+    index: IndexState,
+    outcome: IndexOutcome,
+    counts: Counts,
+}
+
+fn build_index(
+    disk: &dyn Disk,
+    dir: &Path,
+    replay: &mut Replay,
+    opened: Opened,
+    source: &mut dyn IndexSource,
+) -> Result<Built, StoreError> {
+    let position = IndexPosition { lsn: replay.lsn, checksum: replay.checksum };
+    let changes = |replay: &Replay| {
+        let changes = replay.state.memtable.changes().map(|(key, change)| (key.clone(), change.clone()));
+        FeedBatch { changes: changes.collect(), position }
+    };
+    let why = match opened {
+        Ok(index) => {
+            let base = Arc::clone(&index) as Arc<dyn Base + Send + Sync>;
+            let delta = count_changes(base.as_ref(), replay.state.memtable.changes())?;
+            let counts = delta.after(index.counts()).unwrap_or_default();
+            let mut feed = IndexState::new(Some(index), None);
+            if !replay.state.memtable.is_empty() {
+                feed.push(changes(replay));
+            }
+            return Ok(Built { base, index: feed, outcome: IndexOutcome::Trusted, counts });
+        }
+        Err(why) => why,
+    };
+    // The mark of the clean stop speaks of the index that is about to be replaced.
+    if let Some(clean) = &mut replay.manifest.clean
+        && std::mem::take(&mut clean.index)
+    {
+        replay.manifest.write(disk, dir)?;
+    }
+    let snapshot = replay.snapshot_base();
+    match source.rebuild(replay.state.records(snapshot.as_ref(), &[]), position) {
+        Ok(index) => {
+            replay.state.memtable = crate::crdt::Memtable::default();
+            let (base, counts) = (Arc::clone(&index) as Arc<dyn Base + Send + Sync>, index.counts());
+            Ok(Built { base, index: IndexState::new(Some(index), None), outcome: IndexOutcome::Rebuilt(why), counts })
+        }
+        Err(error) => {
+            let counts = count(replay.state.records(snapshot.as_ref(), &[]))?;
+            let mut feed = IndexState::new(None, Some(Lsn(0)));
+            feed.push(changes(replay));
+            let outcome = IndexOutcome::Absent(format!("{why}; {error}"));
+            Ok(Built { base: snapshot, index: feed, outcome, counts })
+        }
+    }
+}
+
+/// Counts records by reading them all.
+fn count(records: crate::crdt::Records<'_>) -> Result<Counts, StoreError> {
+    let mut counts = Counts::default();
+    let mut last = Vec::new();
+    for record in records {
+        let record = record?;
+        counts.tags += 1;
+        if record.key.prefix() != last {
+            counts.elements += 1;
+            last = record.key.prefix().to_vec();
+        }
+    }
+    Ok(counts)
+}

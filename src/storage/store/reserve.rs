@@ -1,0 +1,51 @@
+//! Room set aside for the next start.
+//!
+//! A recovery has to write: a segment that repeats the last batch, and a manifest. So that it can do so on a full disk
+//! too, the store keeps a file that only takes up room, the size of the largest frame and a little more. Where there is
+//! none left, the start fails and changes nothing.
+
+use std::path::{Path, PathBuf};
+
+use super::MAX_BATCH_BYTES;
+use crate::storage::disk::Disk;
+use crate::storage::error::StoreError;
+
+const SLACK_BYTES: u64 = 64 << 10;
+const FULL_BYTES: u64 = MAX_BATCH_BYTES as u64 + SLACK_BYTES;
+
+fn path(dir: &Path) -> PathBuf {
+    dir.join("reserve")
+}
+
+/// Does `write`, which leaves no trace if it fails for want of room; then gives the reserve up and does it again.
+pub fn write_with_reserve<T>(
+    disk: &dyn Disk,
+    dir: &Path,
+    mut write: impl FnMut() -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    match write() {
+        Err(error) if error.is_disk_full() && disk.remove(&path(dir)).is_ok() => {
+            tracing::warn!("the disk is full; going on with the room that was set aside for that");
+            write()
+        }
+        outcome => outcome,
+    }
+}
+
+/// Sets aside as much of the reserve as there is room for.
+pub fn set_aside(disk: &dyn Disk, dir: &Path) {
+    let path = path(dir);
+    if disk.open(&path).and_then(|file| file.len()).is_ok_and(|length| length >= FULL_BYTES) {
+        return;
+    }
+    for slack in 0..FULL_BYTES / SLACK_BYTES {
+        let bytes = FULL_BYTES - slack * SLACK_BYTES;
+        if disk.create(&path).and_then(|file| file.allocate(bytes)).is_ok() {
+            if bytes < FULL_BYTES {
+                tracing::warn!("the disk is nearly full: only {bytes} bytes could be set aside for the next start");
+            }
+            return;
+        }
+    }
+    let _ = disk.remove(&path);
+}
