@@ -203,6 +203,9 @@ impl Replica {
             }
         }
         self.settle_parked();
+        if progress {
+            self.merged();
+        }
         let theirs = self.store.state().incarnations.expand(vv).ok();
         let behind = theirs.as_ref().is_none_or(|theirs| !theirs.is_within(self.store.vv()));
         if let Some(theirs) = &theirs {

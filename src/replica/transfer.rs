@@ -207,7 +207,7 @@ impl Replica {
         }
         let Some(receiving) = &mut self.receiving else { return Ok(()) };
         match next {
-            None => self.finish_receiving(now_ms)?,
+            None => self.finish_receiving()?,
             Some(next) => {
                 receiving.next = next;
                 if receiving.expected == 0 {
@@ -218,7 +218,7 @@ impl Replica {
         Ok(())
     }
 
-    fn finish_receiving(&mut self, now_ms: u64) -> Result<(), StoreError> {
+    fn finish_receiving(&mut self) -> Result<(), StoreError> {
         let Some(receiving) = self.receiving.take() else { return Ok(()) };
         let Receiving { from, vv, incarnations, join, .. } = receiving;
         let known = |replica| incarnations.get(replica).or(self.store.state().incarnations.get(replica)).is_some();
@@ -229,11 +229,11 @@ impl Replica {
         }
         self.store.append_join(Entry::JoinCommit(JoinCommit { join, vv, incarnations }))?;
         self.settle_parked();
+        self.merged();
         tracing::info!("merged a state delta from {from}");
         self.caught_up()?;
         // What has happened there since the snapshot is in its log.
         self.send_digest(&from, false, false);
-        let _ = now_ms;
         Ok(())
     }
 
