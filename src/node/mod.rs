@@ -39,6 +39,8 @@ use output::Output;
 const MAX_BATCH_LINES: usize = 4096;
 /// A compaction that failed is not tried again before this.
 const COMPACTION_RETRY: Duration = Duration::from_secs(30);
+/// While the index has to catch up, the loop looks at least this often whether it has.
+const SATURATED_WAIT: Duration = Duration::from_millis(20);
 /// Peers' messages kept before `init` has come, at most.
 const MAX_EARLY_LINES: usize = 256;
 /// A longer early line is dropped.
@@ -168,7 +170,11 @@ impl Node {
             }
             let saturated = self.running.as_ref().is_some_and(|r| r.replica.store().is_saturated());
             let input = (!saturated && !lines.has_ended()).then(|| stdin.as_fd());
-            let timeout = if waiting && !saturated { Some(Duration::ZERO) } else { self.timeout() };
+            let timeout = match (waiting, saturated) {
+                (true, false) => Some(Duration::ZERO),
+                (_, true) => Some(self.timeout().unwrap_or(SATURATED_WAIT).min(SATURATED_WAIT)),
+                (false, false) => self.timeout(),
+            };
             let fds = [input, Some(woken.as_fd()), Some(stopped.as_fd())];
             let mut ready = wait_readable([input, fds[1], fds[2]], Some(Duration::ZERO)).map_err(poll_failed)?;
             if !ready[0] && input.is_some() && !waiting {
@@ -355,6 +361,7 @@ impl Node {
     fn background_steps(&mut self) -> Result<(), NodeError> {
         let Some(running) = &mut self.running else { return Ok(()) };
         let store = running.replica.store_mut();
+        store.maintain();
         running.feeder.feed(store.take_feed());
         if let Some(snapshot) = store.take_rebuild() {
             running.feeder.rebuild(snapshot);

@@ -179,7 +179,9 @@ impl Reading<'_> {
         if whole && ends_here {
             return Ok(());
         }
-        Err(self.damaged(length.min(self.segment.bytes.len()), "the segment is not what it was when it was closed"))
+        let good = self.segment.frames().last().map_or(self.segment.frames_start as u64, |frame| frame.end);
+        let offset = usize::try_from(good).expect("segments fit memory").min(length);
+        Err(self.damaged(offset, "the segment is not what it was when it was closed"))
     }
 
     fn visit_frames(

@@ -427,7 +427,9 @@ impl Store {
         if let Some(old) = old {
             let _ = self.disk.remove(old.path());
         }
-        self.index.snapshot_installed();
+        if let Some(snapshot) = self.snapshot.clone() {
+            self.base_on(&snapshot);
+        }
         Ok(())
     }
 

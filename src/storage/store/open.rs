@@ -1,6 +1,6 @@
 //! Opening a store: recovery.
 //!
-//! 1. Read everything ([`Replay::read`]); refuse, changing nothing, if anything that was durable is damaged.
+//! 1. Check and read everything ([`Replay`]); refuse, changing nothing, if anything that was durable is damaged.
 //! 2. After anything but a clean stop: make durable what may only have been in the page cache, by a new segment that
 //!    repeats the last batch. Nothing leaves the process before that.
 //! 3. Trust the index if it is exactly what the log says at its position, else rebuild it from the truth.
@@ -67,6 +67,8 @@ impl Store {
     pub fn open(options: StoreOptions, source: &mut dyn IndexSource) -> Result<(Self, Recovery), StoreError> {
         let StoreOptions { disk, dir, node, mut entropy, limits } = options;
         let (manifest, fresh) = read_or_make_manifest(disk.as_ref(), &dir, &node)?;
+        // Whoever opens the index may change it, so everything else is looked at before.
+        Replay::check(disk.as_ref(), &dir, &manifest)?;
         let opened = source.open(manifest.clean.is_some_and(|clean| clean.index));
         let (mut replay, opened) = replay(disk.as_ref(), &dir, manifest, opened)?;
         let incarnation = ReplicaId::from_random(entropy());
