@@ -27,9 +27,7 @@ use crate::crdt::NodeId;
 use crate::maelstrom::{Decoder, Incoming, Limits, MAX_LINE_BYTES, reject_overlong};
 use crate::replica::{Replica, ReplicaConfig, Ticket};
 use crate::storage::disk::RealDisk;
-use crate::storage::{
-    IndexOutcome, Recovery, SledSource, Store, StoreError, StoreLimits, StoreLock, StoreOptions, lock,
-};
+use crate::storage::{IndexOutcome, Recovery, SledSource, Store, StoreError, StoreLimits, StoreLock, StoreOptions};
 use background::{Event, Events};
 use feeder::Feeder;
 use input::{Line, LineBuffer, wait_readable};
@@ -41,6 +39,9 @@ const MAX_BATCH_LINES: usize = 4096;
 const COMPACTION_RETRY: Duration = Duration::from_secs(30);
 /// While the index has to catch up, the loop looks at least this often whether it has.
 const SATURATED_WAIT: Duration = Duration::from_millis(20);
+/// How long a store that is in use is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_RETRY: Duration = Duration::from_millis(10);
 /// Peers' messages kept before `init` has come, at most.
 const MAX_EARLY_LINES: usize = 256;
 /// A longer early line is dropped.
@@ -295,7 +296,7 @@ impl Node {
     fn open(&mut self, id: &NodeId) -> Result<(), NodeError> {
         let started = Instant::now();
         let dir = self.options.data_dir.join(id.as_str());
-        let lock = StoreLock::acquire(&dir, lock::PATIENCE)?;
+        let lock = lock_patiently(&dir)?;
         let mut source = SledSource::new(&dir);
         let options = StoreOptions {
             disk: Arc::new(RealDisk),
@@ -397,6 +398,17 @@ impl Node {
             tracing::info!("{} replies were too late and not sent", self.output.late());
         }
         Ok(())
+    }
+}
+
+/// Locks a store; a predecessor that is just dying is waited for.
+fn lock_patiently(dir: &std::path::Path) -> Result<StoreLock, StoreError> {
+    let started = Instant::now();
+    loop {
+        match StoreLock::acquire(dir) {
+            Err(StoreError::InUse { .. }) if started.elapsed() < LOCK_PATIENCE => std::thread::sleep(LOCK_RETRY),
+            outcome => return outcome,
+        }
     }
 }
 
