@@ -44,7 +44,7 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("orset: {error:#}");
+            eprintln!("orset: {error}");
             ExitCode::from(exit_code(&error))
         }
     }

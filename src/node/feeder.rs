@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::background::{Event, Events};
@@ -20,6 +19,9 @@ const GATHER: Duration = Duration::from_millis(200);
 /// How often `index.state` is brought up to date.
 const NOTE_EVERY: Duration = Duration::from_secs(1);
 
+/// How long a clean stop waits for the index to be closed.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(30);
+
 enum Command {
     Feed(Vec<FeedBatch>),
     Rebuild(Arc<Snapshot>),
@@ -28,7 +30,7 @@ enum Command {
 /// The thread, and what it is told.
 pub struct Feeder {
     commands: Sender<Command>,
-    thread: JoinHandle<Option<IndexPosition>>,
+    closed: Receiver<Option<IndexPosition>>,
 }
 
 impl Feeder {
@@ -41,8 +43,13 @@ impl Feeder {
         let noted_position = index.as_ref().map(|index| index.position()).unwrap_or_default();
         let (waiting, since, noted) = (Vec::new(), None, Instant::now());
         let worker = Worker { source, index, events, waiting, since, noted, noted_position };
-        let thread = std::thread::Builder::new().name("index".into()).spawn(move || worker.run(&receiver))?;
-        Ok(Self { commands, thread })
+        let (closing, closed) = std::sync::mpsc::channel();
+        let run = move || {
+            // A loop that has not waited for it does not care.
+            let _ = closing.send(worker.run(&receiver));
+        };
+        std::thread::Builder::new().name("index".into()).spawn(run)?;
+        Ok(Self { commands, closed })
     }
 
     /// Hands over what is durable by now.
@@ -59,10 +66,10 @@ impl Feeder {
     }
 
     /// Brings the index up to everything that was fed, closes it durably, and says where it stands. Nobody else may
-    /// hold the index any more.
+    /// hold the index any more. A thread that is stuck in sled is left behind: the next start then rebuilds the index.
     pub fn stop(self) -> Option<IndexPosition> {
         drop(self.commands);
-        self.thread.join().ok().flatten()
+        self.closed.recv_timeout(CLOSE_PATIENCE).ok().flatten()
     }
 }
 
@@ -128,6 +135,7 @@ impl Worker {
             self.waiting.clear();
             return Ok(());
         };
+        self.source.check_room()?;
         let at = index.position().lsn;
         let mut changes = Vec::new();
         let mut position = None;

@@ -39,6 +39,8 @@ const MAX_BATCH_LINES: usize = 4096;
 const COMPACTION_RETRY: Duration = Duration::from_secs(30);
 /// While the index has to catch up, the loop looks at least this often whether it has.
 const SATURATED_WAIT: Duration = Duration::from_millis(20);
+/// An index that everything waits for and that takes in nothing for so long is stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(60);
 /// How long a store that is in use is waited for.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const LOCK_RETRY: Duration = Duration::from_millis(10);
@@ -105,6 +107,7 @@ pub fn run(options: NodeOptions) -> Result<(), NodeError> {
         sender: Events::new(sender, waker),
         events,
         retry_compaction_at: None,
+        progress: (started, (false, 0)),
         started,
         options,
     };
@@ -129,6 +132,8 @@ struct Node {
     sender: Events,
     events: Receiver<Event>,
     retry_compaction_at: Option<Instant>,
+    /// Whether everything waited for the index when that was last looked at, how far behind it was, and since when.
+    progress: (Instant, (bool, u64)),
     started: Instant,
 }
 
@@ -363,6 +368,12 @@ impl Node {
         let Some(running) = &mut self.running else { return Ok(()) };
         let store = running.replica.store_mut();
         store.maintain();
+        let progress = (store.is_saturated(), store.index_lag());
+        if !progress.0 || progress != self.progress.1 {
+            self.progress = (Instant::now(), progress);
+        } else if self.progress.0.elapsed() > STUCK_AFTER {
+            return Err(NodeError::Index("the index has taken in nothing for a minute".into()));
+        }
         running.feeder.feed(store.take_feed());
         if let Some(snapshot) = store.take_rebuild() {
             running.feeder.rebuild(snapshot);

@@ -29,7 +29,6 @@ pub mod disk;
 pub mod envelope;
 pub mod error;
 pub mod index;
-pub mod index_source;
 pub mod lock;
 pub mod log;
 pub mod manifest;
@@ -39,7 +38,7 @@ pub mod store;
 
 pub use error::StoreError;
 pub use index::{Index, IndexError, IndexPosition};
-pub use index_source::{IndexSource, MemorySource, NoIndex, SledSource};
+pub use index::{IndexSource, MemorySource, NoIndex, SledSource};
 pub use lock::StoreLock;
 pub use manifest::ReadForm;
 pub use replay::Replay;

@@ -36,6 +36,7 @@ mod memory_index;
 mod sled_files;
 mod sled_home;
 mod sled_index;
+mod source;
 mod state_file;
 #[cfg(test)]
 mod tests;
@@ -45,6 +46,7 @@ pub use memory_index::MemoryIndex;
 pub use sled_files::{OPEN_TIMEOUT, OPENER_THREAD};
 pub use sled_home::{IndexHome, Unusable, current_boot_id};
 pub use sled_index::SledIndex;
+pub use source::{IndexSource, MemorySource, NoIndex, SledSource};
 
 /// The place in the log that an index stands at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -15,8 +15,8 @@ use super::{Active, Entropy, Store, StoreOptions};
 use crate::crdt::{Base, NodeId, ReplicaId};
 use crate::storage::disk::Disk;
 use crate::storage::error::StoreError;
+use crate::storage::index::IndexSource;
 use crate::storage::index::{Index, IndexPosition, count_changes};
-use crate::storage::index_source::IndexSource;
 use crate::storage::log::{LogWriter, Segment, SegmentHeader, segment};
 use crate::storage::manifest::Manifest;
 use crate::storage::replay::{Replay, log_dir, snapshot_dir};
@@ -285,7 +285,7 @@ fn build_index(
             let counts = count(replay.state.records(snapshot.as_ref(), &[]))?;
             let mut feed = IndexState::new(None, Some(Lsn(0)));
             feed.push(changes(replay));
-            let outcome = IndexOutcome::Absent(format!("{why}; {error}"));
+            let outcome = IndexOutcome::Absent(error.to_string());
             Ok(Built { base: snapshot, index: feed, outcome, counts, uncounted_changes: 0 })
         }
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::index::{Index, IndexError, IndexHome, IndexPosition, MemoryIndex, SledIndex, current_boot_id};
+use super::{Index, IndexError, IndexHome, IndexPosition, MemoryIndex, SledIndex, current_boot_id};
 use crate::crdt::Records;
 
 /// Opens and builds indexes. The index's position is compared with the log by whoever asks.
@@ -28,6 +28,14 @@ pub trait IndexSource: Send {
     /// # Errors
     /// If the index cannot be written any more.
     fn note(&mut self, position: IndexPosition) -> Result<(), IndexError>;
+
+    /// Says why the index must not be written to just now, if so.
+    ///
+    /// # Errors
+    /// If there is too little room on the disk.
+    fn check_room(&self) -> Result<(), IndexError> {
+        Ok(())
+    }
 
     /// Sees to it that the index that is there is not trusted at the next start.
     fn distrust(&mut self);
@@ -95,27 +103,54 @@ impl IndexSource for MemorySource {
 /// The real one: sled, below the store's directory.
 pub struct SledSource {
     home: IndexHome,
+    dir: PathBuf,
     current: Option<Arc<SledIndex>>,
 }
 
 /// A rebuild that takes longer than this says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
+/// sled does not write with less room than this: on a full disk its threads die and whoever waits for them waits for
+/// ever (seen: a rebuild on a full tmpfs never came back).
+const LEAST_ROOM_BYTES: u64 = 8 << 20;
+/// After so many records of a rebuild the room is looked at again.
+const RECORDS_PER_CHECK: usize = 4096;
 
 impl SledSource {
     /// The index of the store in `dir`.
     pub fn new(dir: &Path) -> Self {
-        Self { home: IndexHome::new(dir, current_boot_id()), current: None }
+        Self { home: IndexHome::new(dir, current_boot_id()), dir: dir.to_path_buf(), current: None }
+    }
+}
+
+fn check_room(dir: &Path) -> Result<(), IndexError> {
+    let room = rustix::fs::statvfs(dir).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+    match room {
+        Ok(bytes) if bytes < LEAST_ROOM_BYTES => {
+            let what = format!("the disk is nearly full ({bytes} bytes left), and sled does not survive a full one");
+            Err(IndexError::Corrupt { path: dir.to_path_buf(), what })
+        }
+        _ => Ok(()),
     }
 }
 
 impl IndexSource for SledSource {
     fn open(&mut self, clean: bool) -> Result<Arc<dyn Index>, String> {
+        check_room(&self.dir).map_err(|why| why.to_string())?;
         let index = Arc::new(self.home.open(clean).map_err(|why| why.to_string())?);
         self.current = Some(Arc::clone(&index));
         Ok(index)
     }
 
     fn rebuild(&mut self, records: Records<'_>, position: IndexPosition) -> Result<Arc<dyn Index>, IndexError> {
+        check_room(&self.dir)?;
+        let dir = self.dir.clone();
+        let records = records.enumerate().map(move |(n, record)| {
+            if n % RECORDS_PER_CHECK == 0 {
+                check_room(&dir).map_err(crate::crdt::BaseError::from)?;
+            }
+            record
+        });
+        let records: Records<'_> = Box::new(records);
         let (started, mut said) = (Instant::now(), 0);
         let mut progress = |records: u64| {
             let periods = started.elapsed().as_millis() / PROGRESS_EVERY.as_millis();
@@ -140,6 +175,10 @@ impl IndexSource for SledSource {
             self.home.write_state(position)?;
         }
         Ok(())
+    }
+
+    fn check_room(&self) -> Result<(), IndexError> {
+        check_room(&self.dir)
     }
 
     fn distrust(&mut self) {
