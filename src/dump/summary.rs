@@ -1,9 +1,9 @@
 //! A store in figures.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::View;
-use crate::crdt::{Dot, Entry, NodeId, OpBody, ReplicaId, Seq};
+use crate::crdt::{Dot, Entry, Incarnations, NodeId, OpBody, ReplicaId, Seq};
 use crate::storage::codec::Batch;
 use crate::storage::index::{IndexError, NotedState, noted_state};
 use crate::storage::{Counts, Lsn, ReadForm, StoreError};
@@ -120,7 +120,7 @@ pub struct Summary {
     pub segments: Vec<SegmentSummary>,
     /// Bytes after the last good frame: cut short by a crash, or being written just now.
     pub torn_tail_bytes: u64,
-    /// Every incarnation, by id: version vector, floor and parents in one.
+    /// Every incarnation: version vector, floor and parents in one. By node, parents before children.
     pub replicas: Vec<ReplicaSummary>,
 }
 
@@ -160,6 +160,7 @@ impl Summary {
     }
 }
 
+/// By node, and among one node's incarnations parents before children; then by id.
 fn replicas(view: &View) -> Vec<ReplicaSummary> {
     let state = &view.replay.state;
     let held = state.vv.iter().map(|(replica, _)| replica);
@@ -171,5 +172,52 @@ fn replicas(view: &View) -> Vec<ReplicaSummary> {
         floor: state.floor.get(replica),
         parent: state.incarnations.get(replica).and_then(|incarnation| incarnation.parent),
     };
-    ids.into_iter().map(of).collect()
+    let ages = ages(&state.incarnations);
+    let mut replicas: Vec<ReplicaSummary> = ids.into_iter().map(of).collect();
+    replicas.sort_by_cached_key(|row| (row.node.clone(), ages.get(&row.replica).copied(), row.replica));
+    replicas
+}
+
+/// How many ancestors each incarnation has. No `Start` can make a cycle; if there were one, it would be cut somewhere.
+fn ages(incarnations: &Incarnations) -> BTreeMap<ReplicaId, u64> {
+    let mut ages = BTreeMap::new();
+    for (replica, _) in incarnations.iter() {
+        let mut line = vec![replica];
+        let mut seen = BTreeSet::from([replica]);
+        let oldest = loop {
+            let youngest_known = line.last().and_then(|last| ages.get(last)).copied();
+            if let Some(age) = youngest_known {
+                line.pop();
+                break age + 1;
+            }
+            let parent = line.last().and_then(|last| incarnations.get(*last)?.parent).map(|parent| parent.replica);
+            match parent.filter(|parent| seen.insert(*parent)) {
+                Some(parent) => line.push(parent),
+                None => break 0,
+            }
+        };
+        ages.extend((oldest..).zip(line.into_iter().rev()).map(|(age, replica)| (replica, age)));
+    }
+    ages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crdt::Incarnation;
+
+    #[test]
+    fn parents_are_older_than_their_children_whatever_their_ids() {
+        let id = ReplicaId::from_random;
+        let incarnation = |parent: Option<u128>| Incarnation {
+            node: NodeId::new("n1").unwrap(),
+            parent: parent.map(|parent| Dot::new(id(parent), Seq(1))),
+        };
+        // 5 ─ 1 ─ 3, a fork 5 ─ 2, a child 9 of somebody unknown, and a cycle that cannot be.
+        let family = [(1, Some(5)), (2, Some(5)), (3, Some(1)), (5, None), (9, Some(8)), (6, Some(7)), (7, Some(6))];
+        let ages = ages(&family.into_iter().map(|(replica, parent)| (id(replica), incarnation(parent))).collect());
+        let of = |replica| ages.get(&id(replica)).copied();
+        assert_eq!([of(5), of(1), of(2), of(3), of(9)], [Some(0), Some(1), Some(1), Some(2), Some(1)]);
+        assert_eq!([of(6), of(7)].iter().flatten().count(), 2);
+    }
 }

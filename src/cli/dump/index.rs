@@ -25,7 +25,7 @@ pub fn copy(store: &Path, insist: bool) -> anyhow::Result<Copy> {
         Err(error) if !insist => return Ok(Err(error.to_string())),
         lock => lock?,
     };
-    let copy = IndexCopy::take(store).map_err(|error| error.to_string());
+    let copy = IndexCopy::take(store).map_err(|error| reason(&error));
     // A node that starts meanwhile waits for the lock for two seconds only.
     drop(lock);
     Ok(copy)
@@ -40,10 +40,11 @@ pub fn show(printer: &mut dyn Printer, view: &View, copy: Copy) -> anyhow::Resul
     let shown = copy.look::<(), anyhow::Error>(|index| show_open(printer, view, &copy, index));
     match shown {
         // A broken index is what somebody who asks for it wants to be told about, and no failure of the dump.
-        Err(error) if error.is::<IndexError>() => {
-            Ok(printer.index(&IndexRow::Unavailable { unavailable: format!("{error:#}") })?)
-        }
-        outcome => outcome,
+        Err(error) => match error.downcast_ref::<IndexError>().map(reason) {
+            Some(unavailable) => Ok(printer.index(&IndexRow::Unavailable { unavailable })?),
+            None => Err(error),
+        },
+        Ok(()) => Ok(()),
     }
 }
 
@@ -68,4 +69,12 @@ fn show_open(printer: &mut dyn Printer, view: &View, copy: &IndexCopy, index: &S
         printer.index(&IndexRow::Unavailable { unavailable })?;
     }
     Ok(())
+}
+
+/// Why an index cannot be shown, without the name of the copy, which is gone by now.
+fn reason(error: &IndexError) -> String {
+    match error {
+        IndexError::Unusable { source, .. } => source.to_string(),
+        other => other.to_string(),
+    }
 }

@@ -170,7 +170,9 @@ pub struct ReplicaRow {
     pub replica: String,
     pub node: Option<String>,
     pub held: u64,
-    pub floor: u64,
+    /// Absent where there is none: in a state delta.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub floor: Option<u64>,
     pub parent: Option<ParentRow>,
 }
 
@@ -259,7 +261,7 @@ impl ReplicaRow {
             replica: replica.replica.to_string(),
             node: replica.node.as_ref().map(NodeId::to_string),
             held: replica.held.0,
-            floor: replica.floor.0,
+            floor: Some(replica.floor.0),
             parent: replica.parent.map(ParentRow::new),
         }
     }
@@ -369,7 +371,7 @@ impl What {
     fn commit(commit: &JoinCommit) -> Self {
         let mut rows: BTreeMap<ReplicaId, ReplicaRow> = BTreeMap::new();
         for (replica, Seq(held)) in commit.vv.iter() {
-            let row = ReplicaRow { replica: replica.to_string(), node: None, held, floor: held, parent: None };
+            let row = ReplicaRow { replica: replica.to_string(), node: None, held, floor: None, parent: None };
             rows.insert(replica, row);
         }
         for (replica, incarnation) in commit.incarnations.iter() {
@@ -377,7 +379,7 @@ impl What {
                 replica: replica.to_string(),
                 node: None,
                 held: 0,
-                floor: 0,
+                floor: None,
                 parent: None,
             });
             row.node = Some(incarnation.node.to_string());

@@ -55,7 +55,13 @@ impl<W: Write> Table<W> {
         for row in &summary.version_vector {
             let node = row.node.as_deref().unwrap_or("?");
             let parent = row.parent.as_ref().map_or("-".to_owned(), |p| format!("{}/{}", p.replica, p.seq));
-            writeln!(self.out, "  {}  {node:<8} {:>9}  {:>10}  {parent}", row.replica, row.held, row.floor)?;
+            writeln!(
+                self.out,
+                "  {}  {node:<8} {:>9}  {:>10}  {parent}",
+                row.replica,
+                row.held,
+                row.floor.unwrap_or(0)
+            )?;
         }
         Ok(())
     }
