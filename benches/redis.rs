@@ -225,7 +225,7 @@ impl Redis {
         command.args(["-p", &self.port.to_string(), "-c", "1", "-P", "1", "-n", &SINGLE.to_string(), "--csv"]);
         // The placeholder becomes 12 digits. Without -r they would be the same each time, and a member that is there
         // already is not written to the disk.
-        command.args(["-r", "900000000000", "SADD", "s", "elt-__rand_int__"]);
+        command.args(["-r", "2000000000", "SADD", "s", "elt-__rand_int__"]);
         let out = command.output().expect("redis-benchmark comes with redis-server");
         let said = String::from_utf8_lossy(&out.stdout);
         let rate = said.lines().last().and_then(|line| line.split("\",\"").nth(1)?.trim_matches('"').parse().ok());

@@ -58,7 +58,7 @@ fn an_element_fits_up_to_the_bound_and_not_beyond() {
     assert_eq!(node.read(), Vec::<String>::new(), "what was refused changed nothing");
     let longest = text_of(MAX_ELEMENT_BYTES);
     let tag = node.add(&longest);
-    assert_eq!(node.read(), [longest.clone()]);
+    assert_eq!(node.read(), std::slice::from_ref(&longest));
     assert_eq!(node.remove(&longest), [tag]);
     node.stop();
 }
@@ -87,7 +87,7 @@ fn the_bound_on_elements_is_an_option() {
 fn nesting_ends_at_128() {
     let (_dir, mut node) = node();
     let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-    // The line's own object and its body are two levels of the 128.
+    // Within the bound even if the line's own object and its body are two of the levels.
     let deepest = nested(126);
     node.add(&deepest);
     assert_eq!(node.read(), [deepest]);

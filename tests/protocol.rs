@@ -64,6 +64,18 @@ impl Session {
         text
     }
 
+    /// A line as it is shown: short names for UUIDs, and the tags of a remove in the order of their names. (A node's
+    /// own order rests on replica ids, which are random.)
+    fn shown(&mut self, line: &str) -> String {
+        const LIST: &str = "\"tags_removed\": [";
+        let text = self.without_uuids(line);
+        let Some(start) = text.find(LIST).map(|place| place + LIST.len()) else { return text };
+        let end = start + text[start..].find(']').expect("a list ends");
+        let mut tags: Vec<&str> = text[start..end].split(", ").collect();
+        tags.sort_by_key(|tag| (tag.len(), *tag));
+        format!("{}{}{}", &text[..start], tags.join(", "), &text[end..])
+    }
+
     /// Sends a line. If it is a request with a number to this node, shows everything up to its reply.
     fn send(&mut self, line: &str) -> Result<String, Box<dyn Error>> {
         let request: Option<Value> = serde_json::from_str(line).ok().filter(|v: &Value| v["dest"] == "n1");
@@ -78,14 +90,14 @@ impl Session {
         let reply = node.reply_to(client, msg_id);
         let mut lines: Vec<String> = node.drain().into_iter().map(|line| line.text).collect();
         lines.push(reply.text);
-        Ok(lines.iter().map(|line| self.without_uuids(line) + "\n").collect())
+        Ok(lines.iter().map(|line| self.shown(line) + "\n").collect())
     }
 
     /// What was said unasked, and how it ended.
     fn ended(&mut self, how: &str) -> Result<String, Box<dyn Error>> {
         let rest: Vec<String> = self.node()?.drain().into_iter().map(|line| line.text).collect();
         self.node = None;
-        let rest: String = rest.iter().map(|line| self.without_uuids(line) + "\n").collect();
+        let rest: String = rest.iter().map(|line| self.shown(line) + "\n").collect();
         Ok(format!("{rest}{how}\n"))
     }
 }

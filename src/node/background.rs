@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use crate::storage::index::Index;
-use crate::storage::{Snapshot, StoreError};
+use crate::storage::{Lsn, Snapshot, StoreError};
 
 /// Something that happened beside the loop.
 pub enum Event {
     /// The index has come further.
     IndexProgress,
+    /// The index would be found at this LSN or later if the process were killed now.
+    IndexNoted(Lsn),
     /// The index cannot be written any more, and why.
     IndexFailed(String),
     /// A new index is there.

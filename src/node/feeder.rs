@@ -38,7 +38,9 @@ impl Feeder {
     /// If the system gives no thread.
     pub fn start(source: Box<dyn IndexSource>, index: Option<Arc<dyn Index>>, events: Events) -> std::io::Result<Self> {
         let (commands, receiver) = std::sync::mpsc::channel();
-        let worker = Worker { source, index, events, waiting: Vec::new(), since: None, noted: Instant::now() };
+        let noted_position = index.as_ref().map(|index| index.position()).unwrap_or_default();
+        let (waiting, since, noted) = (Vec::new(), None, Instant::now());
+        let worker = Worker { source, index, events, waiting, since, noted, noted_position };
         let thread = std::thread::Builder::new().name("index".into()).spawn(move || worker.run(&receiver))?;
         Ok(Self { commands, thread })
     }
@@ -70,7 +72,9 @@ struct Worker {
     events: Events,
     waiting: Vec<FeedBatch>,
     since: Option<Instant>,
+    /// When the index last outlived a kill of this process as it was, and where it stood then.
     noted: Instant,
+    noted_position: IndexPosition,
 }
 
 impl Worker {
@@ -93,7 +97,10 @@ impl Worker {
 
     fn work(&mut self, commands: &Receiver<Command>) -> Result<(), IndexError> {
         loop {
-            let patience = self.since.map(|since| GATHER.saturating_sub(since.elapsed()));
+            let unnoted = self.index.as_ref().is_some_and(|index| index.position() != self.noted_position);
+            let note = unnoted.then(|| NOTE_EVERY.saturating_sub(self.noted.elapsed()));
+            let gather = self.since.map(|since| GATHER.saturating_sub(since.elapsed()));
+            let patience = gather.or(note);
             let received = match patience {
                 Some(patience) => commands.recv_timeout(patience),
                 None => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -138,9 +145,11 @@ impl Worker {
             index.apply(&changes, position)?;
             self.events.send(Event::IndexProgress);
         }
-        if self.noted.elapsed() >= NOTE_EVERY {
-            self.noted = Instant::now();
-            self.source.note(index.position())?;
+        let position = index.position();
+        if position != self.noted_position && self.noted.elapsed() >= NOTE_EVERY {
+            (self.noted, self.noted_position) = (Instant::now(), position);
+            self.source.note(position)?;
+            self.events.send(Event::IndexNoted(position.lsn));
         }
         Ok(())
     }

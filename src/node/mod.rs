@@ -27,9 +27,7 @@ use crate::crdt::NodeId;
 use crate::maelstrom::{Decoder, Incoming, Limits, MAX_LINE_BYTES, reject_overlong};
 use crate::replica::{Replica, ReplicaConfig, Ticket};
 use crate::storage::disk::RealDisk;
-use crate::storage::{
-    IndexOutcome, Recovery, SledSource, Store, StoreError, StoreLimits, StoreLock, StoreOptions, lock,
-};
+use crate::storage::{IndexOutcome, Recovery, SledSource, Store, StoreError, StoreLimits, StoreLock, StoreOptions};
 use background::{Event, Events};
 use feeder::Feeder;
 use input::{Line, LineBuffer, wait_readable};
@@ -39,6 +37,11 @@ use output::Output;
 const MAX_BATCH_LINES: usize = 4096;
 /// A compaction that failed is not tried again before this.
 const COMPACTION_RETRY: Duration = Duration::from_secs(30);
+/// While the index has to catch up, the loop looks at least this often whether it has.
+const SATURATED_WAIT: Duration = Duration::from_millis(20);
+/// How long a store that is in use is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_RETRY: Duration = Duration::from_millis(10);
 /// Peers' messages kept before `init` has come, at most.
 const MAX_EARLY_LINES: usize = 256;
 /// A longer early line is dropped.
@@ -168,7 +171,11 @@ impl Node {
             }
             let saturated = self.running.as_ref().is_some_and(|r| r.replica.store().is_saturated());
             let input = (!saturated && !lines.has_ended()).then(|| stdin.as_fd());
-            let timeout = if waiting && !saturated { Some(Duration::ZERO) } else { self.timeout() };
+            let timeout = match (waiting, saturated) {
+                (true, false) => Some(Duration::ZERO),
+                (_, true) => Some(self.timeout().unwrap_or(SATURATED_WAIT).min(SATURATED_WAIT)),
+                (false, false) => self.timeout(),
+            };
             let fds = [input, Some(woken.as_fd()), Some(stopped.as_fd())];
             let mut ready = wait_readable([input, fds[1], fds[2]], Some(Duration::ZERO)).map_err(poll_failed)?;
             if !ready[0] && input.is_some() && !waiting {
@@ -289,7 +296,7 @@ impl Node {
     fn open(&mut self, id: &NodeId) -> Result<(), NodeError> {
         let started = Instant::now();
         let dir = self.options.data_dir.join(id.as_str());
-        let lock = StoreLock::acquire(&dir, lock::PATIENCE)?;
+        let lock = lock_patiently(&dir)?;
         let mut source = SledSource::new(&dir);
         let options = StoreOptions {
             disk: Arc::new(RealDisk),
@@ -299,7 +306,7 @@ impl Node {
             limits: self.options.store,
         };
         let (store, recovery) = Store::open(options, &mut source)?;
-        report(&store, &recovery, &dir, started.elapsed());
+        report(&recovery, &dir, started.elapsed());
         let events = self.sender.try_clone().map_err(|error| NodeError::Io("cannot make a pipe", error))?;
         let feeder = Feeder::start(Box::new(source), store.index().cloned(), events)
             .map_err(|error| NodeError::Io("cannot start a thread", error))?;
@@ -328,6 +335,7 @@ impl Node {
             let store = running.replica.store_mut();
             match event {
                 Event::IndexProgress => store.maintain(),
+                Event::IndexNoted(lsn) => store.index_noted(lsn),
                 Event::IndexFailed(why) => return Err(NodeError::Index(why)),
                 Event::IndexRebuilt(index) => {
                     tracing::info!("the index has been rebuilt from the snapshot at LSN {}", index.position().lsn);
@@ -354,6 +362,7 @@ impl Node {
     fn background_steps(&mut self) -> Result<(), NodeError> {
         let Some(running) = &mut self.running else { return Ok(()) };
         let store = running.replica.store_mut();
+        store.maintain();
         running.feeder.feed(store.take_feed());
         if let Some(snapshot) = store.take_rebuild() {
             running.feeder.rebuild(snapshot);
@@ -392,12 +401,23 @@ impl Node {
     }
 }
 
+/// Locks a store; a predecessor that is just dying is waited for.
+fn lock_patiently(dir: &std::path::Path) -> Result<StoreLock, StoreError> {
+    let started = Instant::now();
+    loop {
+        match StoreLock::acquire(dir) {
+            Err(StoreError::InUse { .. }) if started.elapsed() < LOCK_PATIENCE => std::thread::sleep(LOCK_RETRY),
+            outcome => return outcome,
+        }
+    }
+}
+
 /// 128 random bits. Two UUIDs, because each has six bits that are always the same.
 fn random_bits() -> u128 {
     Uuid::new_v4().as_u128() ^ Uuid::new_v4().as_u128().rotate_left(37)
 }
 
-fn report(store: &Store, recovery: &Recovery, dir: &std::path::Path, took: Duration) {
+fn report(recovery: &Recovery, dir: &std::path::Path, took: Duration) {
     let Recovery { counts, lsn, snapshot_lsn, torn_tail_bytes, .. } = recovery;
     let index = match &recovery.index {
         IndexOutcome::Trusted => "index trusted".to_owned(),
@@ -413,12 +433,15 @@ fn report(store: &Store, recovery: &Recovery, dir: &std::path::Path, took: Durat
     if *torn_tail_bytes > 0 {
         tracing::warn!("{}: cut off a torn tail of {torn_tail_bytes} bytes that nobody had heard of", dir.display());
     }
+    let more = match recovery.uncounted_changes {
+        0 => String::new(),
+        changes => format!(" before the last {changes} changes"),
+    };
     tracing::info!(
-        "{}: {how}: {} elements, {} tags, LSN {lsn} (snapshot at {snapshot_lsn}), {index}, {} ms",
+        "{}: {how}: {} elements, {} tags{more}, LSN {lsn} (snapshot at {snapshot_lsn}), {index}, {} ms",
         dir.display(),
         counts.elements,
         counts.tags,
         took.as_millis()
     );
-    let _ = store;
 }

@@ -24,6 +24,8 @@ const RUN_BYTES: usize = 28;
 const GRACE_MS: u64 = 200;
 /// A pull that brought nothing is repeated after this.
 const RETRY_MS: u64 = 1_000;
+/// A pull is repeated so many times; then the regular digests have to do.
+const MAX_TRIES: u32 = 8;
 
 /// When to say what to whom.
 pub(super) struct Gossip {
@@ -41,6 +43,8 @@ struct Pull {
     at_ms: u64,
     from: NodeId,
     wanted: Option<VersionVector>,
+    /// How often it has been pulled already.
+    tries: u32,
 }
 
 impl Gossip {
@@ -121,7 +125,10 @@ impl Replica {
             PeerBody::Offer { key, vv } => self.on_offer(from, key, vv, now_ms),
             PeerBody::Pull { key, digest, offset } => self.on_pull(from, key, digest, offset, now_ms),
             PeerBody::Part { key, offset, next, content } => self.on_part(from, key, offset, next, content, now_ms),
-            PeerBody::Gone { key } => self.on_gone(from, key),
+            PeerBody::Gone { key } => {
+                self.on_gone(from, key, now_ms);
+                Ok(())
+            }
         }
     }
 
@@ -203,6 +210,9 @@ impl Replica {
             }
         }
         self.settle_parked();
+        if progress {
+            self.merged();
+        }
         let theirs = self.store.state().incarnations.expand(vv).ok();
         let behind = theirs.as_ref().is_none_or(|theirs| !theirs.is_within(self.store.vv()));
         if let Some(theirs) = &theirs {
@@ -241,13 +251,18 @@ impl Replica {
     /// Asks `from` for what is missing here.
     fn pull_now(&mut self, from: &NodeId, wanted: Option<VersionVector>, full: bool, now_ms: u64) {
         self.send_digest(from, full, false);
-        self.gossip.pull = Some(Pull { at_ms: now_ms + RETRY_MS, from: from.clone(), wanted });
+        self.gossip.pull = Some(Pull { at_ms: now_ms + RETRY_MS, from: from.clone(), wanted, tries: 0 });
+    }
+
+    /// Asks `from` once more in a while.
+    pub(super) fn pull_after_retry(&mut self, from: &NodeId, now_ms: u64) {
+        self.gossip.pull = Some(Pull { at_ms: now_ms + RETRY_MS, from: from.clone(), wanted: None, tries: 0 });
     }
 
     /// Asks `from` in a while, if it is still missing then.
     fn pull_later(&mut self, from: &NodeId, wanted: Option<VersionVector>, now_ms: u64) {
         if self.gossip.pull.is_none() {
-            self.gossip.pull = Some(Pull { at_ms: now_ms + GRACE_MS, from: from.clone(), wanted });
+            self.gossip.pull = Some(Pull { at_ms: now_ms + GRACE_MS, from: from.clone(), wanted, tries: 0 });
         }
     }
 
@@ -291,9 +306,11 @@ impl Replica {
         } else if now_ms >= pull.at_ms {
             let Some(pull) = self.gossip.pull.take() else { return };
             self.send_digest(&pull.from, false, false);
-            // Once more, unless something comes of it; then from somebody else.
-            if let Some(other) = self.gossip.choose(&self.peers, 1).pop().filter(|_| pull.wanted.is_some()) {
-                self.gossip.pull = Some(Pull { at_ms: now_ms + RETRY_MS, from: other, wanted: pull.wanted });
+            // Once more from somebody else, if nothing comes of it, but not for ever: what nobody has cannot be had.
+            let again = pull.wanted.is_some() && pull.tries < MAX_TRIES;
+            if let Some(from) = self.gossip.choose(&self.peers, 1).pop().filter(|_| again) {
+                let (at_ms, tries) = (now_ms + RETRY_MS, pull.tries + 1);
+                self.gossip.pull = Some(Pull { at_ms, from, wanted: pull.wanted, tries });
             } else {
                 self.parking.clear();
             }

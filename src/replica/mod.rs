@@ -31,7 +31,7 @@ pub use outbox::Outbox;
 
 use std::collections::BTreeMap;
 
-use crate::crdt::{Dot, Element, MAX_REMOVE_TAGS, NodeId, OpBody, Seq, VersionVector};
+use crate::crdt::{Element, MAX_REMOVE_TAGS, NodeId, OpBody, VersionVector};
 use crate::storage::{ReadForm, Recovery, Store, StoreError};
 use catch_up::CatchUp;
 use gossip::Gossip;
@@ -57,6 +57,16 @@ impl Default for ReplicaConfig {
     }
 }
 
+/// Operations of this node's earlier incarnations that this store has lost, and that others bring back.
+struct LostAndFound {
+    /// What was held of them at the start; `None` for a fresh store, which has lost nothing that it knew.
+    at_start: Option<u64>,
+    found: u64,
+    reported: u64,
+    /// Something has been merged since they were counted.
+    stale: bool,
+}
+
 /// See the module's text.
 pub struct Replica {
     store: Store,
@@ -71,17 +81,13 @@ pub struct Replica {
     catch_up: CatchUp,
     receiving: Option<Receiving>,
     sending: Sending,
-    /// The last operation held of the incarnation before this one, at the start.
-    parent: Option<Dot>,
-    /// How many operations of the parent have turned up since, and how many of them have been reported.
-    lost_and_found: (u64, u64),
+    lost_and_found: LostAndFound,
 }
 
 impl Replica {
     /// The replica of an open store. `random` are random bits for the choice of peers.
     pub fn new(store: Store, recovery: &Recovery, config: ReplicaConfig, random: u64, now_ms: u64) -> Self {
-        let own = store.manifest().own;
-        let parent = own.map(|own| store.state().last_dot(own)).filter(|parent| parent.seq > Seq(0));
+        let at_start = store.manifest().own.map(|_| ops_of_this_node(&store));
         let mut replica = Self {
             catch_up: CatchUp::new(recovery.fresh, now_ms),
             gossip: Gossip::new(random, now_ms, &config),
@@ -93,8 +99,7 @@ impl Replica {
             parking: Parking::default(),
             receiving: None,
             sending: Sending::default(),
-            parent,
-            lost_and_found: (0, 0),
+            lost_and_found: LostAndFound { at_start, found: 0, reported: 0, stale: false },
         };
         replica.list_peers();
         replica
@@ -242,16 +247,35 @@ impl Replica {
         Ok(self.outbox.release(synced))
     }
 
+    /// Takes note that something of others' has been merged.
+    fn merged(&mut self) {
+        self.lost_and_found.stale = true;
+    }
+
     /// Says on stderr if this store has lost operations of its own, which others now bring back.
     fn report_lost_and_found(&mut self) {
-        let Some(parent) = self.parent else { return };
-        let found = self.store.vv().get(parent.replica).0.saturating_sub(parent.seq.0);
-        let (seen, reported) = self.lost_and_found;
-        // Wait until no more of them come, so that it is said once.
-        if found == seen && found > reported {
-            tracing::warn!("this store had been rolled back by {found} ops; its peers have brought them back");
-            self.lost_and_found.1 = found;
+        let Some(at_start) = self.lost_and_found.at_start else { return };
+        if self.lost_and_found.stale {
+            // Wait until no more of them come, so that it is said once.
+            self.lost_and_found.stale = false;
+            self.lost_and_found.found = ops_of_this_node(&self.store).saturating_sub(at_start);
+            return;
         }
-        self.lost_and_found.0 = found;
+        let LostAndFound { found, reported, .. } = self.lost_and_found;
+        if found > reported {
+            tracing::warn!(
+                "this store had been rolled back by {found} ops, or a copy of it has been running: \
+                 its peers have brought them back"
+            );
+            self.lost_and_found.reported = found;
+        }
     }
+}
+
+/// How many operations are held of this node's incarnations other than the present one.
+fn ops_of_this_node(store: &Store) -> u64 {
+    let (node, own) = (&store.manifest().node, store.incarnation());
+    let state = store.state();
+    let others = state.incarnations.iter().filter(|(replica, i)| i.node == *node && *replica != own);
+    others.map(|(replica, _)| state.vv.get(replica).0).sum()
 }

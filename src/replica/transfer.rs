@@ -62,6 +62,8 @@ struct Pin {
     scanned: u32,
     pieces: Option<Vec<LiveBits>>,
     last_pull_ms: u64,
+    /// The last part has been sent.
+    finished: bool,
 }
 
 fn hash(vv: &VersionVector) -> u64 {
@@ -164,12 +166,18 @@ impl Replica {
             let snapshot = self.store.snapshot()?;
             let current = key.snapshot == snapshot.header().lsn && key.checksum == snapshot.checksum();
             let digest = digest.filter(|digest| hash(digest) == key.digest_hash)?;
-            if key.sender != self.store.incarnation() || !current || pins.len() >= MAX_PINS {
+            if key.sender != self.store.incarnation() || !current {
                 return None;
             }
+            if pins.len() >= MAX_PINS {
+                // One whose last part has been sent is kept only in case that part was lost.
+                let finished = pins.iter().position(|pin| pin.finished)?;
+                pins.remove(finished);
+            }
             let snapshot = Arc::clone(snapshot);
-            let (live, scanned, pieces) = (DotSet::default(), 0, None);
-            pins.push(Pin { key, snapshot, digest, live, scanned, pieces, last_pull_ms: now_ms });
+            let live = DotSet::default();
+            let (scanned, pieces, finished) = (0, None, false);
+            pins.push(Pin { key, snapshot, digest, live, scanned, pieces, last_pull_ms: now_ms, finished });
         }
         let pin = pins.iter_mut().find(|pin| pin.key == key)?;
         pin.last_pull_ms = now_ms;
@@ -207,7 +215,7 @@ impl Replica {
         }
         let Some(receiving) = &mut self.receiving else { return Ok(()) };
         match next {
-            None => self.finish_receiving(now_ms)?,
+            None => self.finish_receiving()?,
             Some(next) => {
                 receiving.next = next;
                 if receiving.expected == 0 {
@@ -218,7 +226,7 @@ impl Replica {
         Ok(())
     }
 
-    fn finish_receiving(&mut self, now_ms: u64) -> Result<(), StoreError> {
+    fn finish_receiving(&mut self) -> Result<(), StoreError> {
         let Some(receiving) = self.receiving.take() else { return Ok(()) };
         let Receiving { from, vv, incarnations, join, .. } = receiving;
         let known = |replica| incarnations.get(replica).or(self.store.state().incarnations.get(replica)).is_some();
@@ -229,20 +237,20 @@ impl Replica {
         }
         self.store.append_join(Entry::JoinCommit(JoinCommit { join, vv, incarnations }))?;
         self.settle_parked();
+        self.merged();
         tracing::info!("merged a state delta from {from}");
         self.caught_up()?;
         // What has happened there since the snapshot is in its log.
         self.send_digest(&from, false, false);
-        let _ = now_ms;
         Ok(())
     }
 
-    pub(super) fn on_gone(&mut self, from: &NodeId, key: StateKey) -> Result<(), StoreError> {
+    pub(super) fn on_gone(&mut self, from: &NodeId, key: StateKey, now_ms: u64) {
         if self.receiving.as_ref().is_some_and(|r| r.key == key && r.from == *from) {
             self.give_up();
-            self.send_digest(from, false, false);
+            // Not at once: a sender that has its hands full would be asked thousands of times a second.
+            self.pull_after_retry(from, now_ms);
         }
-        Ok(())
     }
 
     fn give_up(&mut self) {
@@ -306,7 +314,10 @@ impl Pin {
             parts.push((offset, next, content));
             match next {
                 Some(next) => offset = next,
-                None => break,
+                None => {
+                    self.finished = true;
+                    break;
+                }
             }
         }
         Ok(parts)

@@ -28,6 +28,14 @@ pub const fn config() -> Configuration<LittleEndian, Varint, Limit<MAX_PAYLOAD_B
 #[error("{0}")]
 pub struct Meaningless(pub &'static str);
 
+/// A snapshot's footer lists its blocks, so it grows with the set: some 50 bytes for every 64 KiB.
+pub const MAX_FOOTER_BYTES: usize = 1 << 30;
+
+/// The encoding of a snapshot's footer.
+pub const fn footer_config() -> Configuration<LittleEndian, Varint, Limit<MAX_FOOTER_BYTES>> {
+    bincode::config::standard().with_limit::<MAX_FOOTER_BYTES>()
+}
+
 /// What a log frame says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Frame {

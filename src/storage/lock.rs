@@ -2,18 +2,13 @@
 //!
 //! The file is never unlinked (a harness that took "locked" for "broken" once deleted a live index; and two processes
 //! could hold locks on two files of one name). After locking, the inode is compared with the path's, in case somebody
-//! else has replaced it. A predecessor that is just dying gets two seconds.
+//! else has replaced it. How long a dying predecessor is waited for is the caller's business: there is no clock here.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use super::error::StoreError;
-
-/// How long a dying predecessor is waited for.
-pub const PATIENCE: Duration = Duration::from_secs(2);
-const RETRY: Duration = Duration::from_millis(10);
 
 /// Held as long as the store is open.
 #[derive(Debug)]
@@ -23,24 +18,34 @@ impl StoreLock {
     /// Locks the store in `dir`, which is made if it is not there.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] if another process holds it for longer than `patience`.
-    pub fn acquire(dir: &Path, patience: Duration) -> Result<Self, StoreError> {
+    /// [`StoreError::InUse`] if another process holds it.
+    pub fn acquire(dir: &Path) -> Result<Self, StoreError> {
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(StoreError::io("create", dir))?;
         let path = dir.join("LOCK");
-        let started = Instant::now();
-        loop {
-            let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-            let file = open.map_err(StoreError::io("open", &path))?;
-            match file.try_lock() {
-                Ok(()) if is_at(&file, &path) => return Ok(Self(file)),
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => {}
-                Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", &path)(error)),
-            }
-            if started.elapsed() >= patience {
-                return Err(StoreError::InUse { path });
-            }
-            std::thread::sleep(RETRY);
+        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = open.map_err(StoreError::io("open", &path))?;
+        Self::lock(file, &path)
+    }
+
+    /// Locks the store in `dir` without making anything; `None` if it has no lock file.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] if another process holds it.
+    pub fn acquire_existing(dir: &Path) -> Result<Option<Self>, StoreError> {
+        let path = dir.join("LOCK");
+        match File::open(&path) {
+            Ok(file) => Self::lock(file, &path).map(Some),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("open", &path)(error)),
+        }
+    }
+
+    fn lock(file: File, path: &Path) -> Result<Self, StoreError> {
+        match file.try_lock() {
+            Ok(()) if is_at(&file, path) => Ok(Self(file)),
+            // Somebody has replaced the file meanwhile, and may hold the other one.
+            Ok(()) | Err(TryLockError::WouldBlock) => Err(StoreError::InUse { path: path.to_path_buf() }),
+            Err(TryLockError::Error(error)) => Err(StoreError::io("lock", path)(error)),
         }
     }
 
@@ -78,11 +83,23 @@ mod tests {
     #[test]
     fn a_second_lock_is_refused_until_the_first_is_gone() {
         let dir = tempfile::tempdir().unwrap();
-        let first = StoreLock::acquire(dir.path(), Duration::ZERO).unwrap();
-        let second = StoreLock::acquire(dir.path(), Duration::ZERO);
-        assert!(matches!(second, Err(StoreError::InUse { .. })));
+        assert!(StoreLock::acquire_existing(dir.path()).unwrap().is_none(), "and nothing was made");
+        let first = StoreLock::acquire(dir.path()).unwrap();
+        assert!(matches!(StoreLock::acquire(dir.path()), Err(StoreError::InUse { .. })));
+        assert!(matches!(StoreLock::acquire_existing(dir.path()), Err(StoreError::InUse { .. })));
         drop(first);
-        StoreLock::acquire(dir.path(), Duration::ZERO).unwrap();
+        StoreLock::acquire(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_lock_on_a_file_that_was_replaced_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(StoreLock::acquire(dir.path()).unwrap());
+        let path = dir.path().join("LOCK");
+        let old = File::open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        File::create(&path).unwrap();
+        assert!(matches!(StoreLock::lock(old, &path), Err(StoreError::InUse { .. })));
     }
 
     #[test]

@@ -75,6 +75,17 @@ impl Replay {
         Ok(Self { manifest, snapshot, state, index_fits, lsn, checksum, own, log })
     }
 
+    /// Checks every checksum of what [`Replay::read`] would read.
+    ///
+    /// # Errors
+    /// If anything that was durable is damaged or missing.
+    pub fn check(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> Result<(), StoreError> {
+        if let Some(lsn) = manifest.snapshot {
+            Snapshot::open(disk, &snapshot_dir(dir).join(snapshot::file_name(lsn)))?.check()?;
+        }
+        read_log(disk, &log_dir(dir), &manifest.segments, manifest.clean.as_ref(), &mut |_| Ok(())).map(drop)
+    }
+
     /// The records that `state` is on top of, if there is no index.
     pub fn snapshot_base(&self) -> Arc<dyn Base + Send + Sync> {
         match &self.snapshot {

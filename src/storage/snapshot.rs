@@ -123,7 +123,7 @@ impl Snapshot {
         }
         let footer = read(offset, trailer_at)?;
         let unwrapped = envelope::unwrap(&footer, FOOTER_MAGIC, path, offset)?;
-        let (form, length): (FooterForm, usize) = bincode::decode_from_slice(unwrapped.body, codec::config())
+        let (form, length): (FooterForm, usize) = bincode::decode_from_slice(unwrapped.body, codec::footer_config())
             .map_err(|_| damaged(offset, "the footer cannot be decoded"))?;
         let (context, _) = Context::decode(&unwrapped.body[length..]).map_err(|e| damaged(offset, e.0))?;
         if preamble != preamble_bytes(form.nonce) || footer.len() != envelope::ENVELOPE_BYTES + unwrapped.body.len() {
@@ -178,6 +178,28 @@ impl Snapshot {
         self.blocks.len()
     }
 
+    /// Reads every block and checks its checksum.
+    ///
+    /// # Errors
+    /// If a block cannot be read or is damaged.
+    pub fn check(&self) -> Result<(), StoreError> {
+        (0..self.blocks.len()).try_for_each(|n| self.block_payload(n).map(drop))
+    }
+
+    fn block_payload(&self, n: usize) -> Result<Vec<u8>, StoreError> {
+        let block = &self.blocks[n];
+        let damaged = |what: &str| StoreError::damaged(&self.path, block.offset, what);
+        let end = block.offset.checked_add(BLOCK_HEAD_BYTES as u64 + u64::from(block.payload_bytes));
+        let end = end.filter(|end| *end <= self.bytes).ok_or_else(|| damaged("a block beyond the end"))?;
+        let mut bytes = read_range(self.file.as_ref(), &self.path, block.offset, end)?;
+        let payload = bytes.split_off(BLOCK_HEAD_BYTES);
+        let length_matches = bytes[4..] == block.payload_bytes.to_le_bytes();
+        if bytes[..4] != block_checksum(self.nonce, block.offset, &payload).to_le_bytes() || !length_matches {
+            return Err(damaged("a block's checksum is wrong"));
+        }
+        Ok(payload)
+    }
+
     /// The records of block `n`, in key order.
     ///
     /// # Errors
@@ -188,15 +210,7 @@ impl Snapshot {
     pub fn block(&self, n: usize) -> Result<Vec<Record>, StoreError> {
         let block = &self.blocks[n];
         let damaged = |what: &str| StoreError::damaged(&self.path, block.offset, what);
-        let end = block.offset.checked_add(BLOCK_HEAD_BYTES as u64 + u64::from(block.payload_bytes));
-        let end = end.filter(|end| *end <= self.bytes).ok_or_else(|| damaged("a block beyond the end"))?;
-        let bytes = read_range(self.file.as_ref(), &self.path, block.offset, end)?;
-        let (head, payload) = bytes.split_at(BLOCK_HEAD_BYTES);
-        let length_matches = head[4..] == block.payload_bytes.to_le_bytes();
-        if head[..4] != block_checksum(self.nonce, block.offset, payload).to_le_bytes() || !length_matches {
-            return Err(damaged("a block's checksum is wrong"));
-        }
-        let records = self.decode_block(payload).ok_or_else(|| damaged("a block cannot be decoded"))?;
+        let records = self.decode_block(&self.block_payload(n)?).ok_or_else(|| damaged("a block cannot be decoded"))?;
         if records.len() != block.records as usize
             || records.first().map(|r| r.key.as_bytes()) != Some(&block.first_key)
         {
@@ -414,7 +428,7 @@ impl BlockWriter {
             ids: self.ids,
             blocks: self.blocks,
         };
-        let mut body = bincode::encode_to_vec(form, codec::config()).expect("a Vec takes everything");
+        let mut body = bincode::encode_to_vec(form, codec::footer_config()).expect("a Vec takes everything");
         header.context.encode(&mut body);
         let mut bytes = Vec::new();
         envelope::wrap(&mut bytes, FOOTER_MAGIC, FORMAT_VERSION, &body);

@@ -5,6 +5,7 @@
 //!
 //! Elements are JSON *texts* throughout (`"\"apple\""`): a parser that rounds a number would hide that the node did.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -185,7 +186,7 @@ pub struct Line {
     pub text: String,
     /// Whom it is for.
     pub dest: String,
-    /// What it says; numbers here may be rounded.
+    /// What it says. Numbers here may be rounded, and a field that no [`Value`] can hold is null: see the text.
     pub body: Value,
 }
 
@@ -200,11 +201,13 @@ impl Line {
         struct Wire {
             src: String,
             dest: String,
-            body: Value,
+            body: BTreeMap<String, Box<RawValue>>,
         }
         let wire: Wire = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{text:?} is no message: {e}"));
-        assert!(wire.body["type"].is_string() && !wire.src.is_empty(), "{text:?} is no message");
-        Self { text, dest: wire.dest, body: wire.body }
+        let value = |raw: &RawValue| serde_json::from_str(raw.get()).unwrap_or(Value::Null);
+        let body = Value::Object(wire.body.iter().map(|(key, raw)| (key.clone(), value(raw))).collect());
+        assert!(body["type"].is_string() && !wire.src.is_empty(), "{text:?} is no message");
+        Self { text, dest: wire.dest, body }
     }
 
     /// The number of the request that it replies to.
@@ -227,7 +230,7 @@ impl Line {
         #[derive(Deserialize)]
         struct Wire<'a> {
             #[serde(borrow)]
-            body: std::collections::BTreeMap<&'a str, &'a RawValue>,
+            body: BTreeMap<&'a str, &'a RawValue>,
         }
         let wire: Wire<'_> = serde_json::from_str(&self.text).expect("parsed before");
         let list = wire.body.get(field).unwrap_or_else(|| panic!("no {field:?} in {}", self.text));

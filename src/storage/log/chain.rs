@@ -78,13 +78,13 @@ pub fn read_log(
 struct Pending<'a> {
     disk: &'a dyn Disk,
     dir: &'a Path,
-    listed: std::vec::IntoIter<u64>,
+    listed: std::iter::Copied<std::slice::Iter<'a, u64>>,
     unlisted: Vec<u64>,
     strangers: Vec<String>,
 }
 
 impl<'a> Pending<'a> {
-    fn new(disk: &'a dyn Disk, dir: &'a Path, listed: &[u64]) -> Result<Self, StoreError> {
+    fn new(disk: &'a dyn Disk, dir: &'a Path, listed: &'a [u64]) -> Result<Self, StoreError> {
         let names = disk.list(dir).map_err(StoreError::io("list", dir))?;
         let last = listed.last().copied().unwrap_or(0);
         let (mut unlisted, mut strangers) = (Vec::new(), Vec::new());
@@ -95,7 +95,7 @@ impl<'a> Pending<'a> {
                 _ => strangers.push(name),
             }
         }
-        Ok(Self { disk, dir, listed: listed.to_vec().into_iter(), unlisted, strangers })
+        Ok(Self { disk, dir, listed: listed.iter().copied(), unlisted, strangers })
     }
 
     fn load(&self, counter: u64) -> Result<SegmentBytes, StoreError> {
@@ -179,7 +179,9 @@ impl Reading<'_> {
         if whole && ends_here {
             return Ok(());
         }
-        Err(self.damaged(length.min(self.segment.bytes.len()), "the segment is not what it was when it was closed"))
+        let good = self.segment.frames().last().map_or(self.segment.frames_start as u64, |frame| frame.end);
+        let offset = usize::try_from(good).expect("segments fit memory").min(length);
+        Err(self.damaged(offset, "the segment is not what it was when it was closed"))
     }
 
     fn visit_frames(

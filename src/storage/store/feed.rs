@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::{MAX_FED_CHANGES, Store};
-use crate::crdt::{Base, Change, RecordKey};
+use crate::crdt::{Base, Change, Memtable, RecordKey};
 use crate::storage::Lsn;
 use crate::storage::index::{Index, IndexPosition};
 use crate::storage::snapshot::Snapshot;
@@ -32,21 +32,28 @@ pub(super) struct IndexState {
     elder_end: Lsn,
     /// The index is missing, or must not be fed: it will be rebuilt from a snapshot at this LSN or later.
     rebuild_from: Option<Lsn>,
+    /// The memtable's size when that was found.
+    bytes_at_rebuild: usize,
     rebuilding: bool,
     snapshot_is_new: bool,
+    /// Where the index would be found, at least, if the process were killed now.
+    noted: Lsn,
 }
 
 impl IndexState {
     pub(super) fn new(index: Option<Arc<dyn Index>>, rebuild_from: Option<Lsn>) -> Self {
-        Self { index, rebuild_from, ..Self::default() }
+        let noted = index.as_ref().map(|index| index.position().lsn).unwrap_or_default();
+        Self { index, rebuild_from, noted, ..Self::default() }
+    }
+
+    /// Up to where a snapshot may go. One that is ahead of the index makes the index worthless at the next start, as
+    /// the log is then read from the snapshot on.
+    pub(super) fn snapshot_limit(&self) -> Option<Lsn> {
+        (self.index.is_some() && self.rebuild_from.is_none()).then_some(self.noted)
     }
 
     pub(super) fn current(&self) -> Option<&Arc<dyn Index>> {
         self.index.as_ref()
-    }
-
-    pub(super) fn snapshot_installed(&mut self) {
-        self.snapshot_is_new = true;
     }
 
     pub(super) fn push(&mut self, batch: FeedBatch) {
@@ -61,6 +68,7 @@ impl Store {
         let position = IndexPosition { lsn: self.lsn, checksum: self.checksum };
         if joined && changes.len() > MAX_FED_CHANGES {
             self.index.rebuild_from = Some(self.lsn);
+            self.index.bytes_at_rebuild = self.state.memtable.bytes();
             self.snapshot_wanted = true;
         }
         self.index.push(FeedBatch { changes, position });
@@ -91,10 +99,33 @@ impl Store {
     pub fn swap_index(&mut self, index: Arc<dyn Index>) {
         let at = index.position().lsn;
         self.base = Arc::clone(&index) as Arc<dyn Base + Send + Sync>;
+        self.index.noted = at;
         self.index.queue.retain(|batch| batch.position.lsn > at);
         self.index.index = Some(index);
         (self.index.rebuild_from, self.index.rebuilding) = (None, false);
         self.maintain();
+    }
+
+    /// Takes note of where the index would be found if the process were killed now.
+    pub fn index_noted(&mut self, lsn: Lsn) {
+        self.index.noted = lsn;
+    }
+
+    /// Goes on with a new snapshot. Without an index it becomes the base, and the memtable keeps what came after it.
+    pub(super) fn base_on(&mut self, snapshot: &Arc<Snapshot>) {
+        self.index.snapshot_is_new = true;
+        if self.index.index.is_some() {
+            return;
+        }
+        let at = snapshot.header().lsn;
+        self.index.queue.retain(|batch| batch.position.lsn > at);
+        let mut memtable = Memtable::default();
+        let later = self.index.queue.iter().flat_map(|batch| &batch.changes);
+        for (key, change) in later.chain(self.state.fresh.iter().flatten()) {
+            memtable.insert(key.clone(), change.clone());
+        }
+        self.state.memtable = memtable;
+        self.base = Arc::clone(snapshot) as Arc<dyn Base + Send + Sync>;
     }
 
     /// Takes note that no new index could be built: it is tried again after the next snapshot.
@@ -117,8 +148,14 @@ impl Store {
 
     /// Whether the index has fallen so far behind that nothing more should be added until it has caught up.
     pub fn is_saturated(&self) -> bool {
-        let will_catch_up = self.index.index.is_some();
-        will_catch_up && self.state.memtable.bytes() >= self.limits.memtable_bytes
+        // While it is being rebuilt it does not catch up step by step, so there is room for what comes meanwhile.
+        let rebuilding = self.index.rebuild_from.is_some();
+        let limit = if rebuilding {
+            self.index.bytes_at_rebuild + 4 * self.limits.memtable_bytes
+        } else {
+            self.limits.memtable_bytes
+        };
+        self.index.index.is_some() && self.state.memtable.bytes() >= limit
     }
 
     /// By how many LSNs the index is behind.

@@ -364,8 +364,10 @@ impl Store {
             outcome?;
         }
         let covered = self.snapshot.as_ref().map_or(Lsn(0), |snapshot| snapshot.header().lsn);
-        let first = self.first_uncovered(covered);
-        let segments = self.closed[first..].to_vec();
+        let limit = self.index.snapshot_limit().unwrap_or(self.lsn);
+        // The segments from the first with news to the last that ends within the limit.
+        let (first, end) = (self.first_uncovered(covered), self.first_uncovered(limit));
+        let segments = self.closed[first..end.max(first)].to_vec();
         let bytes: u64 = segments.iter().map(|segment| segment.length).sum();
         let due = self.snapshot_wanted || bytes >= self.retention_bytes() / 2 || segments.len() >= 64;
         if !due || segments.is_empty() {
@@ -425,7 +427,9 @@ impl Store {
         if let Some(old) = old {
             let _ = self.disk.remove(old.path());
         }
-        self.index.snapshot_installed();
+        if let Some(snapshot) = self.snapshot.clone() {
+            self.base_on(&snapshot);
+        }
         Ok(())
     }
 

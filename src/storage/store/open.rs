@@ -1,6 +1,6 @@
 //! Opening a store: recovery.
 //!
-//! 1. Read everything ([`Replay::read`]); refuse, changing nothing, if anything that was durable is damaged.
+//! 1. Check and read everything ([`Replay`]); refuse, changing nothing, if anything that was durable is damaged.
 //! 2. After anything but a clean stop: make durable what may only have been in the page cache, by a new segment that
 //!    repeats the last batch. Nothing leaves the process before that.
 //! 3. Trust the index if it is exactly what the log says at its position, else rebuild it from the truth.
@@ -24,6 +24,9 @@ use crate::storage::replay::{Replay, log_dir, snapshot_dir};
 use crate::storage::snapshot;
 use crate::storage::{Counts, Lsn};
 
+/// So many changes are counted at a start; each takes a look-up in the index, some microseconds.
+const MAX_COUNTED_CHANGES: usize = 4096;
+
 /// What became of the index at the start.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum IndexOutcome {
@@ -38,8 +41,11 @@ pub enum IndexOutcome {
 /// What a start found.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Recovery {
-    /// How much is in the set.
+    /// How much is in the set, without the uncounted changes.
     pub counts: Counts,
+    /// Changes that the index does not have yet and that were too many to be counted at once: a start does not wait
+    /// for thousands of look-ups.
+    pub uncounted_changes: usize,
     /// The last LSN.
     pub lsn: Lsn,
     /// The snapshot's LSN; zero without one.
@@ -62,6 +68,8 @@ impl Store {
     pub fn open(options: StoreOptions, source: &mut dyn IndexSource) -> Result<(Self, Recovery), StoreError> {
         let StoreOptions { disk, dir, node, mut entropy, limits } = options;
         let (manifest, fresh) = read_or_make_manifest(disk.as_ref(), &dir, &node)?;
+        // Whoever opens the index may change it, so everything else is looked at before.
+        Replay::check(disk.as_ref(), &dir, &manifest)?;
         let opened = source.open(manifest.clean.is_some_and(|clean| clean.index));
         let (mut replay, opened) = replay(disk.as_ref(), &dir, manifest, opened)?;
         let incarnation = ReplicaId::from_random(entropy());
@@ -76,6 +84,7 @@ impl Store {
         let built = build_index(disk.as_ref(), &dir, &mut replay, opened, source)?;
         let recovery = Recovery {
             counts: built.counts,
+            uncounted_changes: built.uncounted_changes,
             lsn: replay.lsn,
             snapshot_lsn,
             index: built.outcome,
@@ -207,6 +216,7 @@ struct Built {
     index: IndexState,
     outcome: IndexOutcome,
     counts: Counts,
+    uncounted_changes: usize,
 }
 
 fn build_index(
@@ -224,13 +234,17 @@ fn build_index(
     let why = match opened {
         Ok(index) => {
             let base = Arc::clone(&index) as Arc<dyn Base + Send + Sync>;
-            let delta = count_changes(base.as_ref(), replay.state.memtable.changes())?;
-            let counts = delta.after(index.counts()).unwrap_or_default();
+            let changes_to_come = replay.state.memtable.len();
+            let (mut counts, mut uncounted_changes) = (index.counts(), changes_to_come);
+            if changes_to_come <= MAX_COUNTED_CHANGES {
+                let delta = count_changes(base.as_ref(), replay.state.memtable.changes())?;
+                (counts, uncounted_changes) = (delta.after(counts).unwrap_or_default(), 0);
+            }
             let mut feed = IndexState::new(Some(index), None);
             if !replay.state.memtable.is_empty() {
                 feed.push(changes(replay));
             }
-            return Ok(Built { base, index: feed, outcome: IndexOutcome::Trusted, counts });
+            return Ok(Built { base, index: feed, outcome: IndexOutcome::Trusted, counts, uncounted_changes });
         }
         Err(why) => why,
     };
@@ -245,14 +259,20 @@ fn build_index(
         Ok(index) => {
             replay.state.memtable = crate::crdt::Memtable::default();
             let (base, counts) = (Arc::clone(&index) as Arc<dyn Base + Send + Sync>, index.counts());
-            Ok(Built { base, index: IndexState::new(Some(index), None), outcome: IndexOutcome::Rebuilt(why), counts })
+            Ok(Built {
+                base,
+                index: IndexState::new(Some(index), None),
+                outcome: IndexOutcome::Rebuilt(why),
+                counts,
+                uncounted_changes: 0,
+            })
         }
         Err(error) => {
             let counts = count(replay.state.records(snapshot.as_ref(), &[]))?;
             let mut feed = IndexState::new(None, Some(Lsn(0)));
             feed.push(changes(replay));
             let outcome = IndexOutcome::Absent(format!("{why}; {error}"));
-            Ok(Built { base: snapshot, index: feed, outcome, counts })
+            Ok(Built { base: snapshot, index: feed, outcome, counts, uncounted_changes: 0 })
         }
     }
 }

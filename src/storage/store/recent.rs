@@ -24,7 +24,8 @@ impl Recent {
     /// Takes in an operation that has just been applied, and forgets the oldest ones beyond `limit_bytes`.
     pub fn push(&mut self, op: &Op, limit_bytes: usize) {
         if limit_bytes == 0 {
-            return;
+            // What is here must be without gaps.
+            return self.clear();
         }
         self.bytes += op.weight();
         self.ops.push_back(op.clone());
