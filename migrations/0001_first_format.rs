@@ -82,7 +82,7 @@ mod tests {
 
     use super::*;
     use crate::crdt::NodeId;
-    use crate::storage::disk::MemDisk;
+    use crate::storage::disk::{Disk, MemDisk};
     use crate::storage::manifest::Manifest;
 
     #[test]

@@ -48,24 +48,6 @@ impl StoreLock {
             Err(TryLockError::Error(error)) => Err(StoreError::io("lock", path)(error)),
         }
     }
-
-    /// Locks the store in `dir` without waiting and without making anything, for whoever only looks: `None` if it has
-    /// no lock file, and so nobody has it open.
-    ///
-    /// # Errors
-    /// [`StoreError::InUse`] if another process holds it.
-    pub fn existing(dir: &Path) -> Result<Option<Self>, StoreError> {
-        let path = dir.join("LOCK");
-        let file = match File::open(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            file => file.map_err(StoreError::io("open", &path))?,
-        };
-        match file.try_lock() {
-            Ok(()) if is_at(&file, &path) => Ok(Some(Self(file))),
-            Ok(()) | Err(TryLockError::WouldBlock) => Err(StoreError::InUse { path }),
-            Err(TryLockError::Error(error)) => Err(StoreError::io("lock", &path)(error)),
-        }
-    }
 }
 
 fn is_at(file: &File, path: &Path) -> bool {
@@ -100,18 +82,5 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         File::create(&path).unwrap();
         assert!(matches!(StoreLock::lock(old, &path), Err(StoreError::InUse { .. })));
-    }
-
-    #[test]
-    fn whoever_only_looks_makes_no_lock_file() {
-        let dir = tempfile::tempdir().unwrap();
-        assert!(StoreLock::existing(dir.path()).unwrap().is_none());
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-        let held = StoreLock::acquire(dir.path(), Duration::ZERO).unwrap();
-        assert!(matches!(StoreLock::existing(dir.path()), Err(StoreError::InUse { .. })));
-        drop(held);
-        let looking = StoreLock::existing(dir.path()).unwrap().expect("there is a lock file now");
-        assert!(matches!(StoreLock::acquire(dir.path(), Duration::ZERO), Err(StoreError::InUse { .. })));
-        drop(looking);
     }
 }

@@ -16,7 +16,7 @@ pub type Copy = Result<IndexCopy, String>;
 
 /// Copies the index of a store under its lock. `insist`: it is an error if a node has the store open.
 pub fn copy(store: &Path, insist: bool) -> anyhow::Result<Copy> {
-    let lock = match StoreLock::existing(store) {
+    let lock = match StoreLock::acquire_existing(store) {
         Err(error @ StoreError::InUse { .. }) if insist => {
             return Err(error).context("the index of a running node cannot be looked at");
         }
