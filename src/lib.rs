@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod crdt;
+pub mod dump;
 pub mod maelstrom;
 pub mod node;
 pub mod replica;

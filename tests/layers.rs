@@ -6,21 +6,23 @@
 use std::path::{Path, PathBuf};
 
 /// Each layer and the ones that it may know. A layer that is not listed is an error: decide where it belongs.
-const MAY_USE: [(&str, &[&str]); 10] = [
+const MAY_USE: [(&str, &[&str]); 11] = [
     ("crdt", &[]),
-    ("migrations", &["crdt"]),
+    // A part of storage, mounted there by its path.
+    ("migrations", &["crdt", "storage"]),
     ("storage", &["crdt", "migrations"]),
     ("replica", &["crdt", "storage"]),
     ("maelstrom", &["crdt", "storage", "replica"]),
     ("node", &["crdt", "storage", "replica", "maelstrom"]),
     ("bench", &["crdt", "storage", "replica", "maelstrom", "node"]),
     ("sim", &["crdt", "storage", "replica", "maelstrom", "node"]),
-    ("cli", &["crdt", "migrations", "storage", "replica", "maelstrom", "node", "bench", "sim"]),
+    ("dump", &["crdt", "storage"]),
+    ("cli", &["crdt", "migrations", "storage", "replica", "maelstrom", "node", "bench", "sim", "dump"]),
     ("main", &["cli"]),
 ];
 
 /// The layers that must give the same result for the same input.
-const DETERMINISTIC: [&str; 3] = ["crdt", "storage", "replica"];
+const DETERMINISTIC: [&str; 4] = ["crdt", "migrations", "storage", "replica"];
 /// Words that have no business there.
 const FORBIDDEN: [&str; 8] =
     ["Instant", "SystemTime", "thread", "rand", "fastrand", "getrandom", "new_v4", "serde_json"];

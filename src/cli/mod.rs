@@ -1,5 +1,6 @@
 //! The command line: thin. What a command does is elsewhere.
 
+mod dump;
 mod serve;
 
 use std::process::ExitCode;
@@ -32,7 +33,15 @@ enum Command {
     /// Run the node (also what plain `orset` does)
     #[command(after_help = EXIT_CODES)]
     Serve(serve::ServeArgs),
+    /// Show what is in a store, without changing a byte of it and while its node may be running
+    #[command(after_help = dump::AFTER_HELP)]
+    Dump(dump::DumpArgs),
 }
+
+/// The user has asked for something that there is not.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
 
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
@@ -40,6 +49,7 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         None => serve::run(cli.serve),
         Some(Command::Serve(args)) => serve::run(args),
+        Some(Command::Dump(args)) => dump::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -51,6 +61,9 @@ pub fn main() -> ExitCode {
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<Usage>() {
+        return 2;
+    }
     let store = match error.downcast_ref::<NodeError>() {
         Some(NodeError::Store(store)) => Some(store),
         _ => error.downcast_ref::<StoreError>(),

@@ -35,6 +35,8 @@ fn checksum(version: u32, length: u32, body: &[u8]) -> u32 {
 /// An unwrapped header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Unwrapped<'a> {
+    /// The format version that the file says it is of.
+    pub version: u32,
     /// The body.
     pub body: &'a [u8],
     /// The checksum.
@@ -59,7 +61,7 @@ pub fn unwrap<'a>(bytes: &'a [u8], magic: [u8; 8], path: &Path, offset: u64) -> 
     }
     match version {
         0 => Err(damaged("format version 0")),
-        1..=FORMAT_VERSION => Ok(Unwrapped { body, checksum: expected }),
+        1..=FORMAT_VERSION => Ok(Unwrapped { version, body, checksum: expected }),
         _ => Err(StoreError::Newer { path: path.to_path_buf(), found: version, known: FORMAT_VERSION }),
     }
 }

@@ -155,6 +155,14 @@ impl Manifest {
         }
     }
 
+    /// The format of the store whose manifest these bytes of `path` are.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] or [`StoreError::Newer`].
+    pub fn format_version(bytes: &[u8], path: &Path) -> Result<u32, StoreError> {
+        Ok(envelope::unwrap(bytes, MAGIC, path, 0)?.version)
+    }
+
     /// Makes this the manifest of the store `dir`, durably.
     ///
     /// # Errors

@@ -22,6 +22,7 @@
 //!   released.
 //! - **Recovery never trusts unsynced bytes**, see [`log`].
 //! - **The index is exactly the fold at its position**, or it is rebuilt, see [`index`].
+//! - **A store is of one format**, and is brought to today's step by step when it is opened, see [`migrations`].
 
 pub mod codec;
 pub mod compaction;
@@ -32,6 +33,8 @@ pub mod index;
 pub mod lock;
 pub mod log;
 pub mod manifest;
+#[path = "../../migrations/mod.rs"]
+pub mod migrations;
 pub mod replay;
 pub mod snapshot;
 pub mod store;

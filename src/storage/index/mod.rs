@@ -32,6 +32,7 @@ use crate::crdt::{Base, BaseError, Change, RecordKey};
 use crate::storage::{Counts, Lsn};
 
 mod count;
+mod inspect;
 mod memory_index;
 mod sled_files;
 mod sled_home;
@@ -42,6 +43,7 @@ mod state_file;
 mod tests;
 
 pub use count::{CountDelta, count_changes};
+pub use inspect::{IndexCopy, NotedState, noted_state};
 pub use memory_index::MemoryIndex;
 pub use sled_files::{OPEN_TIMEOUT, OPENER_THREAD};
 pub use sled_home::{IndexHome, Unusable, current_boot_id};

@@ -273,11 +273,11 @@ impl IndexHome {
     }
 
     fn state_path(&self) -> PathBuf {
-        self.store.join("index.state")
+        state_path(&self.store)
     }
 
     fn dir(&self, number: u64) -> PathBuf {
-        self.index_dir().join(number.to_string())
+        dir_of(&self.store, number)
     }
 
     fn state_of_live(&self, position: IndexPosition) -> Result<IndexState, IndexError> {
@@ -357,6 +357,16 @@ impl IndexHome {
         }
         Ok(())
     }
+}
+
+/// Where the store in `store` notes which directory is its index.
+pub(super) fn state_path(store: &Path) -> PathBuf {
+    store.join("index.state")
+}
+
+/// The directory of the index of that number.
+pub(super) fn dir_of(store: &Path, number: u64) -> PathBuf {
+    store.join("index").join(number.to_string())
 }
 
 /// Closes sled, which syncs and panics if it cannot, and returns when it has let go of its files.

@@ -140,6 +140,11 @@ impl SledIndex {
         &self.dir
     }
 
+    /// The names of all trees in the database: the one with the records, and sled's own.
+    pub fn tree_names(&self) -> Vec<String> {
+        self.db.tree_names().iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect()
+    }
+
     /// Hands everything to the kernel, so that it outlasts this process (not a power cut: see [`Index::sync`]).
     ///
     /// # Errors

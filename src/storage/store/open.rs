@@ -19,6 +19,7 @@ use crate::storage::index::IndexSource;
 use crate::storage::index::{Index, IndexPosition, count_changes};
 use crate::storage::log::{LogWriter, Segment, SegmentHeader, segment};
 use crate::storage::manifest::Manifest;
+use crate::storage::migrations;
 use crate::storage::replay::{Replay, log_dir, snapshot_dir};
 use crate::storage::snapshot;
 use crate::storage::{Counts, Lsn};
@@ -119,35 +120,20 @@ impl Store {
     }
 }
 
+/// The store's manifest, brought to today's format; of an empty directory that makes a store.
 fn read_or_make_manifest(disk: &dyn Disk, dir: &Path, node: &NodeId) -> Result<(Manifest, bool), StoreError> {
     let path = Manifest::path(dir);
-    if let Some(manifest) = Manifest::read(disk, dir)? {
-        if manifest.node != *node {
-            let what = format!("this is the store of {}, not of {node}", manifest.node);
-            return Err(StoreError::damaged(&path, 0, what));
-        }
-        return Ok((manifest, false));
+    let found = migrations::format_of(disk, dir)?;
+    for step in migrations::pending(found) {
+        (step.run)(&migrations::Context { disk, dir, node })?;
     }
-    // A first start that died before its manifest was durable leaves empty directories. Anything else was a store.
-    for below in [log_dir(dir), snapshot_dir(dir)] {
-        let names = disk.list(&below).map_err(StoreError::io("list", &below))?;
-        if let Some(name) = names.first() {
-            return Err(StoreError::damaged(
-                &path,
-                0,
-                format!("it is missing, although there is {}", below.join(name).display()),
-            ));
-        }
+    let manifest = Manifest::read(disk, dir)?;
+    let manifest = manifest.ok_or_else(|| StoreError::damaged(&path, 0, "it has just been written, and is missing"))?;
+    if manifest.node != *node {
+        let what = format!("this is the store of {}, not of {node}", manifest.node);
+        return Err(StoreError::damaged(&path, 0, what));
     }
-    let manifest = Manifest::new(node.clone());
-    for below in [dir.to_path_buf(), log_dir(dir), snapshot_dir(dir)] {
-        disk.create_dir(&below).map_err(StoreError::io("create", &below))?;
-    }
-    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        disk.sync_dir(parent).map_err(StoreError::io("sync", parent))?;
-    }
-    manifest.write(disk, dir)?;
-    Ok((manifest, true))
+    Ok((manifest, found == migrations::NO_STORE))
 }
 
 type Opened = Result<Arc<dyn Index>, String>;

@@ -1,0 +1,97 @@
+//! How a store of one format becomes a store of the next: one file a step.
+//!
+//! This is a part of [`crate::storage`], mounted there by its path, and lies at the top of the repository because it
+//! outlives whatever the code in `src/` becomes. The format of a store is the version that its manifest is written in;
+//! a directory without a manifest has format [`NO_STORE`], and step 1 makes a store of it. Opening a store runs the
+//! steps that its format lacks, oldest first; a store of a later format is refused before any step is asked for.
+//!
+//! ```text
+//! NO_STORE (0) ── 0001 the first format ──► 1 = FORMAT_VERSION, what this program writes
+//! ```
+//!
+//! # Rules for a step
+//!
+//! - It is a function of its arguments: no clock, no randomness, nothing from outside the store.
+//! - It may be run again: a process killed half-way leaves the old format, because the manifest, which says which
+//!   format it is, is replaced last and in one step.
+//! - It writes its format by itself and for ever, not by way of types that describe today's. Only the
+//!   [envelope](super::envelope), which is the same in all versions, is shared.
+//! - A frozen store of the format that it makes lies under `tests/fixtures/format-<n>/`, with what must be read from it.
+
+#[path = "0001_first_format.rs"]
+mod first_format;
+
+use std::path::Path;
+
+use super::disk::{self, Disk};
+use super::envelope::FORMAT_VERSION;
+use super::error::StoreError;
+use super::manifest::Manifest;
+use crate::crdt::NodeId;
+
+/// The format of a directory that is no store yet.
+pub const NO_STORE: u32 = 0;
+
+/// What a step works on.
+pub struct Context<'a> {
+    /// Where the store's files are.
+    pub disk: &'a dyn Disk,
+    /// Its directory.
+    pub dir: &'a Path,
+    /// Whose store it is, or is to be.
+    pub node: &'a NodeId,
+}
+
+/// A step from one format to the next.
+pub struct Step {
+    /// The format that it finds.
+    pub from: u32,
+    /// The format that it leaves.
+    pub to: u32,
+    /// What that format brings, for people.
+    pub name: &'static str,
+    /// Does it.
+    pub run: fn(&Context) -> Result<(), StoreError>,
+}
+
+/// All steps, oldest first: each begins where the one before it ends, and the last ends at [`FORMAT_VERSION`].
+pub const STEPS: &[Step] = &[Step { from: NO_STORE, to: 1, name: "the first format", run: first_format::run }];
+
+/// The steps that a store of this format needs, in order.
+pub fn pending(format: u32) -> impl Iterator<Item = &'static Step> {
+    STEPS.iter().filter(move |step| step.from >= format)
+}
+
+/// The format of what is in `dir`.
+///
+/// # Errors
+/// [`StoreError::Newer`] for a store of a later version, [`StoreError::Damaged`], or what the file system says.
+pub fn format_of(disk: &dyn Disk, dir: &Path) -> Result<u32, StoreError> {
+    let path = Manifest::path(dir);
+    let format = match disk::read(disk, &path) {
+        Ok(bytes) => Manifest::format_version(&bytes, &path)?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => NO_STORE,
+        Err(error) => return Err(StoreError::io("read", &path)(error)),
+    };
+    assert!(format <= FORMAT_VERSION, "the envelope refuses later versions");
+    Ok(format)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_steps_lead_from_nothing_to_todays_format_without_a_gap() {
+        let ends: Vec<(u32, u32)> = STEPS.iter().map(|step| (step.from, step.to)).collect();
+        let expected: Vec<(u32, u32)> = (NO_STORE..FORMAT_VERSION).map(|from| (from, from + 1)).collect();
+        assert_eq!(ends, expected);
+        assert!(STEPS.iter().all(|step| !step.name.is_empty()));
+    }
+
+    #[test]
+    fn a_store_runs_the_steps_that_it_lacks_and_no_others() {
+        assert_eq!(pending(NO_STORE).count(), STEPS.len());
+        assert_eq!(pending(FORMAT_VERSION).count(), 0);
+    }
+}

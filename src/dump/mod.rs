@@ -1,0 +1,85 @@
+//! Looking into a store: reading all of it and changing none of it, while its node may be running.
+//!
+//! This layer owns what can be said about a store from outside: a consistent [`View`] of its files, the
+//! [summary](Summary), the [walk](View::each_entry) through its log, and the [history](history::follow) of one element. It knows
+//! the set and the storage; how it is shown (tables, JSON) is `cli`'s business.
+//!
+//! ```no_run
+//! use orset::dump::{View, find_stores};
+//! for store in find_stores("orset-data".as_ref())? {
+//!     let view = View::open(&store)?;
+//!     println!("{}: {} tags as of LSN {}", store.display(), view.counts()?.tags, view.replay.lsn);
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Invariants
+//!
+//! - Nothing is written. The files are read through a [`pinned::PinnedDisk`], which has no way to write.
+//! - Everything that a view says is of one instant: files are opened, and their lengths noted, between two readings of
+//!   the manifest that say the same.
+
+pub mod history;
+pub mod pinned;
+mod summary;
+mod view;
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::storage::StoreError;
+use crate::storage::manifest::Manifest;
+use crate::storage::replay::log_dir;
+
+pub use summary::{OpCounts, ReplicaSummary, SegmentSummary, Summary};
+pub use view::{LogItem, View};
+
+/// Why there is nothing to be looked at.
+#[derive(Debug, Error)]
+pub enum FindError {
+    /// Neither a store nor a directory with stores in it.
+    #[error("{path}: {what}; give a store (the directory with the file `manifest`) or a data directory with stores in it",
+        path = path.display())]
+    NoStore {
+        /// What was given.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// It cannot be looked at, or its manifest is gone.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The stores at `path`: itself, or those right below it, by name.
+///
+/// # Errors
+/// If there are none, or that cannot be told.
+pub fn find_stores(path: &Path) -> Result<Vec<PathBuf>, FindError> {
+    let no_store = |what| FindError::NoStore { path: path.to_path_buf(), what };
+    if is_store(path) {
+        return Ok(vec![path.to_path_buf()]);
+    }
+    let entries = match std::fs::read_dir(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Err(no_store("there is no such directory")),
+        Err(error) if error.kind() == ErrorKind::NotADirectory => return Err(no_store("this is a file")),
+        entries => entries.map_err(StoreError::io("list", path))?,
+    };
+    let mut stores = Vec::new();
+    for entry in entries {
+        let below = entry.map_err(StoreError::io("list", path))?.path();
+        if is_store(&below) {
+            stores.push(below);
+        }
+    }
+    stores.sort();
+    if stores.is_empty() { Err(no_store("there is no store here")) } else { Ok(stores) }
+}
+
+/// Whether there is a store, or what is left of one: a log whose manifest is gone is damage, and no empty directory.
+fn is_store(dir: &Path) -> bool {
+    let has_log = || std::fs::read_dir(log_dir(dir)).is_ok_and(|mut entries| entries.next().is_some());
+    Manifest::path(dir).is_file() || has_log()
+}

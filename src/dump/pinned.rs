@@ -1,0 +1,147 @@
+//! Files as they were at one instant.
+//!
+//! A running node appends to its last segment, and deletes segments and snapshots that it needs no more. Whoever opens
+//! all of them first, and never looks beyond the length that each had then, is not bothered by either.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+use crate::storage::disk::{Disk, DiskFile, RealDisk};
+
+/// Some directories and files of the machine, as they were. Can only be read.
+#[derive(Default)]
+pub struct PinnedDisk {
+    dirs: BTreeMap<PathBuf, Vec<String>>,
+    files: BTreeMap<PathBuf, Arc<dyn DiskFile>>,
+}
+
+impl PinnedDisk {
+    /// Opens the files below each of `dirs` whose names `wanted` says yes to. Those of one directory are opened in the
+    /// order of their names, after they have been listed: if a listed segment has a successor, then that one was
+    /// listed too or did not exist yet.
+    ///
+    /// # Errors
+    /// As the file system has it; a file that vanishes meanwhile is just not there.
+    pub fn new(dirs: &[PathBuf], wanted: impl Fn(&str) -> bool) -> io::Result<Self> {
+        allow_many_files();
+        let mut pinned = Self::default();
+        for dir in dirs {
+            let names = RealDisk.list(dir)?;
+            for name in names.iter().filter(|name| wanted(name)) {
+                let path = dir.join(name);
+                match PinnedFile::open(&path) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    file => drop(pinned.files.insert(path, Arc::new(file?))),
+                }
+            }
+            pinned.dirs.insert(dir.clone(), names);
+        }
+        Ok(pinned)
+    }
+}
+
+/// A log can have more segments than the usual 1,024 open files: one for every start that wrote.
+fn allow_many_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Without it most stores can be looked at all the same.
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
+fn read_only<T>() -> io::Result<T> {
+    Err(io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "a pinned file system is only read"))
+}
+
+impl Disk for PinnedDisk {
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.files.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn create(&self, _path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        read_only()
+    }
+
+    fn create_dir(&self, _path: &Path) -> io::Result<()> {
+        read_only()
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        Ok(self.dirs.get(dir).cloned().unwrap_or_default())
+    }
+
+    fn rename(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        read_only()
+    }
+
+    fn remove(&self, _path: &Path) -> io::Result<()> {
+        read_only()
+    }
+
+    fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
+        read_only()
+    }
+}
+
+/// An open file, up to the length that it had when it was opened.
+struct PinnedFile {
+    file: Arc<dyn DiskFile>,
+    length: u64,
+}
+
+impl PinnedFile {
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = RealDisk.open(path)?;
+        let length = file.len()?;
+        Ok(Self { file, length })
+    }
+}
+
+impl DiskFile for PinnedFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.length)
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let end = offset.checked_add(buf.len() as u64);
+        if end.is_none_or(|end| end > self.length) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.file.read_exact_at(buf, offset)
+    }
+
+    fn write_all_at(&self, _data: &[u8], _offset: u64) -> io::Result<()> {
+        read_only()
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        read_only()
+    }
+
+    fn allocate(&self, _bytes: u64) -> io::Result<()> {
+        read_only()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_happens_to_a_pinned_file_later_does_not_show() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, dirs) = (dir.path().join("1.log"), [dir.path().to_path_buf()]);
+        std::fs::write(&path, b"before").unwrap();
+        let pinned = PinnedDisk::new(&dirs, |_| true).unwrap();
+        std::fs::OpenOptions::new().append(true).open(&path).and_then(|f| f.write_all_at(b" after", 6)).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(dir.path().join("2.log"), b"new").unwrap();
+        assert_eq!(crate::storage::disk::read(&pinned, &path).unwrap(), b"before");
+        assert_eq!(pinned.list(dir.path()).unwrap(), ["1.log"]);
+        assert!(pinned.open(&path).unwrap().read_exact_at(&mut [0; 7], 0).is_err());
+        assert!(pinned.create(&path).is_err() && pinned.remove(&path).is_err());
+    }
+}
