@@ -118,6 +118,8 @@ pub struct Store {
     recent: Recent,
     snapshot_wanted: bool,
     compacting: bool,
+    /// The segment that is written to began in the middle of a state delta.
+    began_in_join: bool,
     poisoned: bool,
 }
 
@@ -302,6 +304,7 @@ impl Store {
         self.manifest.write(self.disk.as_ref(), &self.dir)?;
         self.closed.extend(previous);
         self.active = Active::Open(writer);
+        self.began_in_join = self.state.staged().is_some();
         Ok(())
     }
 
@@ -354,7 +357,9 @@ impl Store {
         if self.compacting || self.poisoned || self.state.staged().is_some() || !self.pending.is_empty() {
             return Ok(None);
         }
-        if self.snapshot_wanted
+        // For the same reason a snapshot cannot end where a segment began in the middle of one: what is written to by
+        // now holds the commit, so it is closed too.
+        if (self.snapshot_wanted || self.began_in_join)
             && let Active::Open(writer) = &self.active
             && self.lsn > writer.segment().header.lsn
         {

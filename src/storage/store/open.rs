@@ -104,6 +104,7 @@ impl Store {
             recent: Recent::default(),
             snapshot_wanted: false,
             compacting: false,
+            began_in_join: false,
             poisoned: false,
         };
         Ok((store, recovery))
