@@ -237,12 +237,12 @@ impl Replica {
         Ok(())
     }
 
-    pub(super) fn on_gone(&mut self, from: &NodeId, key: StateKey) -> Result<(), StoreError> {
-        if self.receiving.as_ref().is_some_and(|r| r.key == key && r.from == *from) {
-            self.give_up();
-            self.send_digest(from, false, false);
+    pub(super) fn on_gone(&mut self, from: &NodeId, key: StateKey, now_ms: u64) {
+        if let Some(gone) = self.receiving.take_if(|r| r.key == key && r.from == *from) {
+            self.store.discard_staged();
+            // Not at once: a sender that has no room for another receiver would be asked as fast as the network goes.
+            self.pull_later(from, Some(gone.vv), now_ms);
         }
-        Ok(())
     }
 
     fn give_up(&mut self) {
