@@ -60,8 +60,7 @@ impl Replay {
         index: Option<&Arc<dyn Index>>,
         on_batch: Option<OnBatch>,
     ) -> Result<Self, StoreError> {
-        let path = |lsn| snapshot_dir(dir).join(snapshot::file_name(lsn));
-        let snapshot = manifest.snapshot.map(|lsn| Snapshot::open(disk, &path(lsn))).transpose()?.map(Arc::new);
+        let snapshot = manifest.snapshot.map(|lsn| open_snapshot(disk, dir, lsn)).transpose()?.map(Arc::new);
         let mut fold = Fold::new(snapshot.as_ref(), index, on_batch, manifest.own);
         let mut log =
             read_log(disk, &log_dir(dir), &manifest.segments, manifest.clean.as_ref(), &mut |visit| fold.visit(visit))?;
@@ -82,6 +81,18 @@ impl Replay {
             None => Arc::new(EmptyBase),
         }
     }
+}
+
+/// The snapshot at `lsn`. Another one under its name would be taken for the newest, and the name for a leftover.
+fn open_snapshot(disk: &dyn Disk, dir: &Path, lsn: Lsn) -> Result<Snapshot, StoreError> {
+    let path = snapshot_dir(dir).join(snapshot::file_name(lsn));
+    let snapshot = Snapshot::open(disk, &path)?;
+    if snapshot.header().lsn != lsn {
+        let what =
+            format!("this is the snapshot at LSN {}, and not the one that the manifest names", snapshot.header().lsn);
+        return Err(StoreError::damaged(&path, 0, what));
+    }
+    Ok(snapshot)
 }
 
 /// The fold on its way.

@@ -188,6 +188,26 @@ impl Snapshot {
     pub fn block(&self, n: usize) -> Result<Vec<Record>, StoreError> {
         let block = &self.blocks[n];
         let damaged = |what: &str| StoreError::damaged(&self.path, block.offset, what);
+        let payload = self.payload(block)?;
+        let records = self.decode_block(&payload).ok_or_else(|| damaged("a block cannot be decoded"))?;
+        if records.len() != block.records as usize
+            || records.first().map(|r| r.key.as_bytes()) != Some(&block.first_key)
+        {
+            return Err(damaged("a block is not the one that the footer lists"));
+        }
+        Ok(records)
+    }
+
+    /// Reads all blocks, and looks at their checksums.
+    ///
+    /// # Errors
+    /// If a block cannot be read or is damaged.
+    pub fn check(&self) -> Result<(), StoreError> {
+        self.blocks.iter().try_for_each(|block| self.payload(block).map(drop))
+    }
+
+    fn payload(&self, block: &Block) -> Result<Vec<u8>, StoreError> {
+        let damaged = |what: &str| StoreError::damaged(&self.path, block.offset, what);
         let end = block.offset.checked_add(BLOCK_HEAD_BYTES as u64 + u64::from(block.payload_bytes));
         let end = end.filter(|end| *end <= self.bytes).ok_or_else(|| damaged("a block beyond the end"))?;
         let bytes = read_range(self.file.as_ref(), &self.path, block.offset, end)?;
@@ -196,13 +216,7 @@ impl Snapshot {
         if head[..4] != block_checksum(self.nonce, block.offset, payload).to_le_bytes() || !length_matches {
             return Err(damaged("a block's checksum is wrong"));
         }
-        let records = self.decode_block(payload).ok_or_else(|| damaged("a block cannot be decoded"))?;
-        if records.len() != block.records as usize
-            || records.first().map(|r| r.key.as_bytes()) != Some(&block.first_key)
-        {
-            return Err(damaged("a block is not the one that the footer lists"));
-        }
-        Ok(records)
+        Ok(payload.to_vec())
     }
 
     fn decode_block(&self, mut payload: &[u8]) -> Option<Vec<Record>> {

@@ -154,7 +154,10 @@ fn replay(disk: &dyn Disk, dir: &Path, manifest: Manifest, opened: Opened) -> Re
         },
         Err(why) => why,
     };
-    Ok((Replay::read(disk, dir, manifest, None, None)?, Err(why)))
+    let replay = Replay::read(disk, dir, manifest, None, None)?;
+    // All of it is about to be read. Damage must be found while nothing has been changed yet.
+    replay.snapshot.as_ref().map_or(Ok(()), |snapshot| snapshot.check())?;
+    Ok((replay, Err(why)))
 }
 
 /// Sees to it that everything that was read is durable, and lists what belongs to the log.
