@@ -47,6 +47,7 @@ struct Acknowledged {
     /// The change that was under way: after a crash it may have happened or not.
     doubtful_add: Option<String>,
     doubtful_removal: Vec<Tag>,
+    compactions: u32,
 }
 
 impl Acknowledged {
@@ -88,12 +89,24 @@ fn work(store: &mut Store, known: &mut Acknowledged, steps: u64) -> Result<(), S
         for tag in std::mem::take(&mut known.doubtful_removal) {
             known.live.remove(&tag);
         }
+        feed_index(store);
         if let Some(plan) = store.plan_compaction()? {
             let snapshot = plan.run()?;
             store.install(snapshot)?;
+            known.compactions += 1;
         }
     }
     Ok(())
+}
+
+/// What the index's thread does.
+fn feed_index(store: &mut Store) {
+    for batch in store.take_feed() {
+        let index = store.index().expect("only an index is fed");
+        index.apply(&batch.changes, batch.position).unwrap();
+        store.index_noted(batch.position.lsn);
+    }
+    store.maintain();
 }
 
 fn sources() -> [Box<dyn IndexSource>; 2] {
@@ -120,6 +133,7 @@ fn stopped_at_every_change_of_the_disk_nothing_acknowledged_is_lost_and_nothing_
         }
         if outcome.is_ok() {
             assert!(stop > 200, "the work changed the disk {stop} times only");
+            assert!(known.compactions > 2, "{} compactions", known.compactions);
             println!("{states} states after {} stops", stop - 1);
             return;
         }

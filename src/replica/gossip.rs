@@ -9,6 +9,8 @@
 //!
 //! Pushes may be lost and vectors may be old: only digests and their answers matter for convergence.
 
+use std::collections::BTreeMap;
+
 use super::message::{LastAnswer, PeerBody, PeerMessage};
 use super::{Replica, ReplicaConfig};
 use crate::crdt::{NodeId, Op, Seq, Verdict, VersionVector};
@@ -24,8 +26,8 @@ const RUN_BYTES: usize = 28;
 const GRACE_MS: u64 = 200;
 /// A pull that brought nothing is repeated after this.
 const RETRY_MS: u64 = 1_000;
-/// A pull is repeated so many times; then the regular digests have to do.
-const MAX_TRIES: u32 = 8;
+/// So many times: what was heard of may have been lost with the only store that had it.
+const MAX_PULLS: u32 = 10;
 
 /// When to say what to whom.
 pub(super) struct Gossip {
@@ -37,13 +39,14 @@ pub(super) struct Gossip {
     digest_interval_ms: u64,
     /// Something is missing here: when to pull it, from whom, and what that peer held (`None`: not known).
     pull: Option<Pull>,
+    /// Digests that are not answered yet, in full or not, and when they went out.
+    asked: BTreeMap<NodeId, (u64, bool)>,
 }
 
 struct Pull {
     at_ms: u64,
     from: NodeId,
     wanted: Option<VersionVector>,
-    /// How often it has been pulled already.
     tries: u32,
 }
 
@@ -56,6 +59,7 @@ impl Gossip {
             digest_at_ms: now_ms + config.digest_interval_ms,
             digest_interval_ms: config.digest_interval_ms,
             pull: None,
+            asked: BTreeMap::new(),
         }
     }
 
@@ -172,7 +176,12 @@ impl Replica {
             self.send_ops(from, Vec::new(), true);
         }
         if behind {
-            self.pull_now(from, Some(theirs), full, now_ms);
+            // Two that lack something of each other would answer digests with digests as fast as the network goes. But
+            // a full one may be the answer to a compact one that could not be understood.
+            let waits = |(at, was_full): &(u64, bool)| now_ms < at + RETRY_MS && (*was_full || !full);
+            if !self.gossip.asked.get(from).is_some_and(waits) {
+                self.pull_now(from, Some(theirs), full, now_ms);
+            }
         } else {
             self.caught_up()?;
         }
@@ -220,6 +229,7 @@ impl Replica {
         }
         let last = answer == Some(LastAnswer(true));
         if last {
+            self.gossip.asked.remove(from);
             self.caught_up()?;
         }
         match (behind, last && progress) {
@@ -251,16 +261,12 @@ impl Replica {
     /// Asks `from` for what is missing here.
     fn pull_now(&mut self, from: &NodeId, wanted: Option<VersionVector>, full: bool, now_ms: u64) {
         self.send_digest(from, full, false);
+        self.gossip.asked.insert(from.clone(), (now_ms, full));
         self.gossip.pull = Some(Pull { at_ms: now_ms + RETRY_MS, from: from.clone(), wanted, tries: 0 });
     }
 
-    /// Asks `from` once more in a while.
-    pub(super) fn pull_after_retry(&mut self, from: &NodeId, now_ms: u64) {
-        self.gossip.pull = Some(Pull { at_ms: now_ms + RETRY_MS, from: from.clone(), wanted: None, tries: 0 });
-    }
-
     /// Asks `from` in a while, if it is still missing then.
-    fn pull_later(&mut self, from: &NodeId, wanted: Option<VersionVector>, now_ms: u64) {
+    pub(super) fn pull_later(&mut self, from: &NodeId, wanted: Option<VersionVector>, now_ms: u64) {
         if self.gossip.pull.is_none() {
             self.gossip.pull = Some(Pull { at_ms: now_ms + GRACE_MS, from: from.clone(), wanted, tries: 0 });
         }
@@ -306,11 +312,11 @@ impl Replica {
         } else if now_ms >= pull.at_ms {
             let Some(pull) = self.gossip.pull.take() else { return };
             self.send_digest(&pull.from, false, false);
-            // Once more from somebody else, if nothing comes of it, but not for ever: what nobody has cannot be had.
-            let again = pull.wanted.is_some() && pull.tries < MAX_TRIES;
-            if let Some(from) = self.gossip.choose(&self.peers, 1).pop().filter(|_| again) {
-                let (at_ms, tries) = (now_ms + RETRY_MS, pull.tries + 1);
-                self.gossip.pull = Some(Pull { at_ms, from, wanted: pull.wanted, tries });
+            // Once more, unless something comes of it; then from somebody else.
+            let again = pull.wanted.is_some() && pull.tries < MAX_PULLS;
+            if let Some(other) = self.gossip.choose(&self.peers, 1).pop().filter(|_| again) {
+                let (wanted, tries) = (pull.wanted, pull.tries + 1);
+                self.gossip.pull = Some(Pull { at_ms: now_ms + RETRY_MS, from: other, wanted, tries });
             } else {
                 self.parking.clear();
             }

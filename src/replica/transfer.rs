@@ -215,7 +215,7 @@ impl Replica {
         }
         let Some(receiving) = &mut self.receiving else { return Ok(()) };
         match next {
-            None => self.finish_receiving()?,
+            None => self.finish_receiving(now_ms)?,
             Some(next) => {
                 receiving.next = next;
                 if receiving.expected == 0 {
@@ -226,7 +226,7 @@ impl Replica {
         Ok(())
     }
 
-    fn finish_receiving(&mut self) -> Result<(), StoreError> {
+    fn finish_receiving(&mut self, now_ms: u64) -> Result<(), StoreError> {
         let Some(receiving) = self.receiving.take() else { return Ok(()) };
         let Receiving { from, vv, incarnations, join, .. } = receiving;
         let known = |replica| incarnations.get(replica).or(self.store.state().incarnations.get(replica)).is_some();
@@ -242,14 +242,15 @@ impl Replica {
         self.caught_up()?;
         // What has happened there since the snapshot is in its log.
         self.send_digest(&from, false, false);
+        let _ = now_ms;
         Ok(())
     }
 
     pub(super) fn on_gone(&mut self, from: &NodeId, key: StateKey, now_ms: u64) {
-        if self.receiving.as_ref().is_some_and(|r| r.key == key && r.from == *from) {
-            self.give_up();
-            // Not at once: a sender that has its hands full would be asked thousands of times a second.
-            self.pull_after_retry(from, now_ms);
+        if let Some(gone) = self.receiving.take_if(|r| r.key == key && r.from == *from) {
+            self.store.discard_staged();
+            // Not at once: a sender that has no room for another receiver would be asked as fast as the network goes.
+            self.pull_later(from, Some(gone.vv), now_ms);
         }
     }
 

@@ -13,7 +13,7 @@ use super::index::{Index, IndexPosition};
 use super::log::{FrameVisit, LogEnd, read_log};
 use super::manifest::Manifest;
 use super::snapshot::{self, Snapshot};
-use crate::crdt::{ApplyError, Base, EmptyBase, Entry, ReplicaId, State};
+use crate::crdt::{ApplyError, Base, EmptyBase, Entry, JoinId, ReplicaId, State};
 
 /// The log's directory in the store `dir`.
 pub fn log_dir(dir: &Path) -> PathBuf {
@@ -46,6 +46,38 @@ pub struct Replay {
     pub own: Option<ReplicaId>,
     /// What there is of the log.
     pub log: LogEnd,
+    /// Where state deltas lie in it, as far as it was folded.
+    pub joins: JoinSpans,
+}
+
+/// Where state deltas lie in the log: from the LSN of the first part to that of the commit. No snapshot may end in
+/// between, as the commit could then not be folded.
+#[derive(Clone, Debug, Default)]
+pub struct JoinSpans {
+    committed: Vec<(Lsn, Lsn)>,
+    open: Option<(JoinId, Lsn)>,
+}
+
+impl JoinSpans {
+    /// Takes note of the entry at `lsn`.
+    pub fn see(&mut self, lsn: Lsn, entry: &Entry) {
+        match entry {
+            Entry::Op(_) => {}
+            Entry::JoinPart(part) if self.open.is_some_and(|(join, _)| join == part.join) => {}
+            Entry::JoinPart(part) => self.open = Some((part.join, lsn)),
+            Entry::JoinCommit(_) => self.committed.extend(self.open.take().map(|(_, first)| (first, lsn))),
+        }
+    }
+
+    /// Whether a snapshot may end with the entry at `lsn`.
+    pub fn may_end_at(&self, lsn: Lsn) -> bool {
+        self.committed.iter().all(|(first, commit)| lsn < *first || *commit <= lsn)
+    }
+
+    /// Forgets what a snapshot at `lsn` covers.
+    pub fn forget(&mut self, lsn: Lsn) {
+        self.committed.retain(|(_, commit)| *commit > lsn);
+    }
 }
 
 impl Replay {
@@ -60,8 +92,7 @@ impl Replay {
         index: Option<&Arc<dyn Index>>,
         on_batch: Option<OnBatch>,
     ) -> Result<Self, StoreError> {
-        let path = |lsn| snapshot_dir(dir).join(snapshot::file_name(lsn));
-        let snapshot = manifest.snapshot.map(|lsn| Snapshot::open(disk, &path(lsn))).transpose()?.map(Arc::new);
+        let snapshot = manifest.snapshot.map(|lsn| open_snapshot(disk, dir, lsn)).transpose()?.map(Arc::new);
         let mut fold = Fold::new(snapshot.as_ref(), index, on_batch, manifest.own);
         let mut log =
             read_log(disk, &log_dir(dir), &manifest.segments, manifest.clean.as_ref(), &mut |visit| fold.visit(visit))?;
@@ -71,8 +102,8 @@ impl Replay {
             fold.state.floor.join(&oldest.header.vv);
         }
         log.clean &= log.torn_tail_bytes == 0;
-        let (state, lsn, checksum, own, index_fits) = (fold.state, fold.at, fold.checksum, fold.own, fold.index_fits);
-        Ok(Self { manifest, snapshot, state, index_fits, lsn, checksum, own, log })
+        let Fold { state, at: lsn, checksum, own, index_fits, joins, .. } = fold;
+        Ok(Self { manifest, snapshot, state, index_fits, lsn, checksum, own, log, joins })
     }
 
     /// Checks every checksum of what [`Replay::read`] would read.
@@ -81,7 +112,7 @@ impl Replay {
     /// If anything that was durable is damaged or missing.
     pub fn check(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> Result<(), StoreError> {
         if let Some(lsn) = manifest.snapshot {
-            Snapshot::open(disk, &snapshot_dir(dir).join(snapshot::file_name(lsn)))?.check()?;
+            open_snapshot(disk, dir, lsn)?.check()?;
         }
         read_log(disk, &log_dir(dir), &manifest.segments, manifest.clean.as_ref(), &mut |_| Ok(())).map(drop)
     }
@@ -95,6 +126,18 @@ impl Replay {
     }
 }
 
+/// The snapshot at `lsn`. Another one under its name would be taken for the newest, and the name for a leftover.
+fn open_snapshot(disk: &dyn Disk, dir: &Path, lsn: Lsn) -> Result<Snapshot, StoreError> {
+    let path = snapshot_dir(dir).join(snapshot::file_name(lsn));
+    let snapshot = Snapshot::open(disk, &path)?;
+    if snapshot.header().lsn != lsn {
+        let what =
+            format!("this is the snapshot at LSN {}, and not the one that the manifest names", snapshot.header().lsn);
+        return Err(StoreError::damaged(&path, 0, what));
+    }
+    Ok(snapshot)
+}
+
 /// The fold on its way.
 struct Fold<'a> {
     state: State,
@@ -106,6 +149,7 @@ struct Fold<'a> {
     checksum: u32,
     own: Option<ReplicaId>,
     on_batch: Option<OnBatch<'a>>,
+    joins: JoinSpans,
 }
 
 impl<'a> Fold<'a> {
@@ -131,7 +175,18 @@ impl<'a> Fold<'a> {
         };
         let index = index.map(|index| index.position());
         let index_fits = index == Some(IndexPosition { lsn: at, checksum });
-        Self { state, base, snapshot_lsn: at, index, index_fits, at, checksum, own: last_own, on_batch }
+        Self {
+            state,
+            base,
+            snapshot_lsn: at,
+            index,
+            index_fits,
+            at,
+            checksum,
+            own: last_own,
+            on_batch,
+            joins: JoinSpans::default(),
+        }
     }
 
     fn visit(&mut self, visit: FrameVisit) -> Result<(), StoreError> {
@@ -171,6 +226,7 @@ impl<'a> Fold<'a> {
     }
 
     fn entry(&mut self, lsn: Lsn, entry: &Entry) -> Result<(), ApplyError> {
+        self.joins.see(lsn, entry);
         if self.index.is_some_and(|index| lsn <= index.lsn) {
             self.state.apply_context(entry)
         } else {

@@ -32,7 +32,7 @@ use super::error::StoreError;
 use super::index::{Index, IndexPosition};
 use super::log::{LogWriter, Segment, SegmentHeader};
 use super::manifest::{CleanEnd, Manifest, ReadForm};
-use super::replay::{log_dir, snapshot_dir};
+use super::replay::{JoinSpans, log_dir, snapshot_dir};
 use super::snapshot::Snapshot;
 use crate::crdt::{
     ApplyError, Base, Dot, Element, EmptyBase, Entry, NodeId, Op, OpBody, Records, ReplicaId, Seq, State, Tag, Verdict,
@@ -118,6 +118,7 @@ pub struct Store {
     recent: Recent,
     snapshot_wanted: bool,
     compacting: bool,
+    joins: JoinSpans,
     poisoned: bool,
 }
 
@@ -226,6 +227,7 @@ impl Store {
         let recent_bytes = if self.manifest.nodes.len() > 1 { self.limits.recent_bytes } else { 0 };
         self.recent.prepare(&self.state.vv);
         self.state.apply(self.base.as_ref(), &entry)?;
+        self.joins.see(Lsn(self.lsn.0 + self.pending.len() as u64 + 1), &entry);
         match &entry {
             Entry::Op(op) => {
                 self.pending_bytes += op.weight();
@@ -366,7 +368,10 @@ impl Store {
         let covered = self.snapshot.as_ref().map_or(Lsn(0), |snapshot| snapshot.header().lsn);
         let limit = self.index.snapshot_limit().unwrap_or(self.lsn);
         // The segments from the first with news to the last that ends within the limit.
-        let (first, end) = (self.first_uncovered(covered), self.first_uncovered(limit));
+        let (first, mut end) = (self.first_uncovered(covered), self.first_uncovered(limit));
+        while end > first && !self.joins.may_end_at(self.end_lsn(end - 1)) {
+            end -= 1;
+        }
         let segments = self.closed[first..end.max(first)].to_vec();
         let bytes: u64 = segments.iter().map(|segment| segment.length).sum();
         let due = self.snapshot_wanted || bytes >= self.retention_bytes() / 2 || segments.len() >= 64;
@@ -386,9 +391,14 @@ impl Store {
 
     /// The first closed segment with entries after `lsn`.
     fn first_uncovered(&self, lsn: Lsn) -> usize {
+        let mut segments = 0..self.closed.len();
+        segments.find(|n| self.end_lsn(*n) > lsn).unwrap_or(self.closed.len())
+    }
+
+    /// The last LSN in closed segment `n`.
+    fn end_lsn(&self, n: usize) -> Lsn {
         let active = if let Active::Open(writer) = &self.active { writer.segment().header.lsn } else { self.lsn };
-        let ends = self.closed.iter().skip(1).map(|segment| segment.header.lsn).chain([active]);
-        ends.take(self.closed.len()).position(|end| end > lsn).unwrap_or(self.closed.len())
+        self.closed.get(n + 1).map_or(active, |next| next.header.lsn)
     }
 
     /// Takes note that a compaction did not work out; the store is as it was.
@@ -409,6 +419,7 @@ impl Store {
         (self.compacting, self.snapshot_wanted) = (false, false);
         let old = self.snapshot.replace(Arc::new(snapshot));
         let new_lsn = self.snapshot.as_ref().map(|snapshot| snapshot.header().lsn).expect("just installed");
+        self.joins.forget(new_lsn);
         let dropped = self.droppable_segments(new_lsn);
         let dropped: Vec<Segment> = self.closed.drain(..dropped).collect();
         self.manifest.snapshot = Some(new_lsn);

@@ -114,6 +114,7 @@ impl Store {
             recent: Recent::default(),
             snapshot_wanted: false,
             compacting: false,
+            joins: replay.joins,
             poisoned: false,
         };
         Ok((store, recovery))

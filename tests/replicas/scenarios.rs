@@ -1,0 +1,247 @@
+//! One story a test.
+
+use orset::crdt::{Dot, MAX_REMOVE_TAGS, NodeId, Op, OpBody, ReplicaId, Seq, VersionVector};
+use orset::replica::{PeerBody, PeerMessage, Reply, Request};
+use orset::storage::StoreLimits;
+
+use super::cluster::{Cluster, text};
+use super::network::{Fate, kind};
+use super::slot::Crash;
+
+/// Logs are kept whole: what is missed comes as operations.
+const LARGE: StoreLimits = StoreLimits {
+    segment_bytes: 1 << 20,
+    min_retention_bytes: 4 << 20,
+    max_retention_bytes: 64 << 20,
+    memtable_bytes: 32 << 20,
+    recent_bytes: 1 << 20,
+};
+
+fn up_with(limits: StoreLimits, count: usize, seed: u64) -> Cluster {
+    let mut cluster = Cluster::down(count, seed);
+    cluster.slots.iter_mut().for_each(|slot| slot.limits = limits);
+    (0..count).for_each(|slot| cluster.start(slot));
+    cluster
+}
+
+/// A few adds and removes on every node that is up.
+fn work(cluster: &mut Cluster, rounds: usize) {
+    for n in 0..rounds {
+        for slot in 0..cluster.slots.len() {
+            cluster.add(slot, &format!("e{}", n % 7));
+            if n % 3 == 2 {
+                cluster.remove(slot, &format!("e{}", n * 5 % 7));
+            }
+        }
+        cluster.run(20);
+    }
+}
+
+/// Lets a restarted node hear from the others before it is asked anything.
+fn restart(cluster: &mut Cluster, slot: usize) {
+    cluster.start(slot);
+    cluster.run(1_000);
+}
+
+#[test]
+fn a_wiped_store_catches_up_by_operations_or_by_a_state_delta() {
+    for (limits, by) in [(LARGE, "ops"), (super::slot::SMALL, "part")] {
+        let mut cluster = up_with(limits, 3, 11);
+        work(&mut cluster, 30);
+        cluster.converge();
+        let held = cluster.view(1).clone();
+        cluster.crash(0, Crash::Kill);
+        cluster.set_back(0, None);
+        let before = cluster.network.sent("part");
+        cluster.start(0);
+        cluster.converge();
+        assert_eq!(*cluster.view(0), held);
+        assert_eq!(cluster.network.sent("part") > before, by == "part", "{by}");
+        cluster.add(0, "new");
+        cluster.converge();
+    }
+}
+
+#[test]
+fn a_store_that_was_set_back_uses_no_dot_twice_and_its_lost_operations_come_back() {
+    let mut cluster = up_with(LARGE, 3, 12);
+    work(&mut cluster, 3);
+    cluster.converge();
+    cluster.stop(0);
+    let old = cluster.image(0);
+    restart(&mut cluster, 0);
+    let (kept, removed) = (cluster.add(0, "kept"), cluster.remove(0, "e1"));
+    assert!(!removed.is_empty());
+    cluster.converge();
+    cluster.crash(0, Crash::PowerCut(1));
+    cluster.set_back(0, Some(&old));
+    restart(&mut cluster, 0);
+    let new = cluster.add(0, "new");
+    assert_ne!(new.replica, kept.replica, "an incarnation of its own");
+    cluster.converge();
+    assert!(cluster.oracle.lost_adds.is_empty() && cluster.oracle.lost_removals.is_empty());
+    assert!(cluster.view(0).live.contains_key(&kept) && cluster.view(0).has_dropped(removed[0]));
+}
+
+#[test]
+fn a_store_and_its_copy_run_twice_at_once_and_agree() {
+    let mut cluster = Cluster::up(3, 13);
+    work(&mut cluster, 10);
+    cluster.converge();
+    cluster.stop(0);
+    let image = cluster.image(0);
+    cluster.start(0);
+    let copy = cluster.copy(0, &image);
+    cluster.run(1_000);
+    for n in 0..20 {
+        let (a, b) = (cluster.add(0, "shared"), cluster.add(copy, "shared"));
+        assert_ne!(a.replica, b.replica, "the two are two incarnations");
+        if n % 4 == 0 {
+            cluster.remove(copy, "shared");
+        }
+        cluster.run(50);
+    }
+    cluster.converge();
+    assert_eq!(cluster.view(0), cluster.view(copy));
+}
+
+#[test]
+fn after_a_hundred_restarts_a_digest_has_one_entry_a_node() {
+    let mut cluster = up_with(LARGE, 3, 14);
+    work(&mut cluster, 2);
+    for n in 0..100 {
+        cluster.crash(0, if n % 2 == 0 { Crash::Kill } else { Crash::PowerCut(n) });
+        restart(&mut cluster, 0);
+        cluster.add(0, "again");
+    }
+    cluster.converge();
+    assert!(cluster.view(1).vv.len() > 100, "every start has written");
+    for slot in 0..3 {
+        assert_eq!(cluster.slots[slot].store().compact_vv().len(), 3);
+    }
+}
+
+#[test]
+fn a_remove_of_more_tags_than_fit_an_operation_is_one_reply_and_converges() {
+    let mut cluster = up_with(LARGE, 2, 15);
+    for _ in 0..2 * MAX_REMOVE_TAGS + 5 {
+        cluster.add(0, "many");
+    }
+    cluster.converge();
+    let concurrent = cluster.add(0, "many");
+    let removed = cluster.remove(1, "many");
+    assert_eq!(removed.len(), 2 * MAX_REMOVE_TAGS + 5, "one reply for all that node 2 saw");
+    cluster.converge();
+    assert_eq!(cluster.view(1).live.keys().collect::<Vec<_>>(), [&concurrent], "the concurrent add wins");
+}
+
+#[test]
+fn operations_that_come_early_are_parked_and_then_applied() {
+    let mut cluster = up_with(LARGE, 2, 16);
+    cluster.run(3_000);
+    cluster.converge();
+    let mut pushes = 0;
+    // The first push comes after all others; nobody pulls.
+    cluster.network.chooser = Some(Box::new(move |from, _, message| match kind(&message.body) {
+        "ops" if from.as_str() == "n1" => {
+            pushes += 1;
+            if pushes == 1 { Fate::Late(150) } else { Fate::Deliver }
+        }
+        "ops" => Fate::Deliver,
+        _ => Fate::Drop,
+    }));
+    cluster.add(0, "first");
+    cluster.run(60);
+    cluster.add(0, "second");
+    cluster.run(60);
+    assert!(cluster.view(1).live.is_empty(), "the second waits for the first");
+    cluster.run(60);
+    assert_eq!(cluster.view(1).live.len(), 2, "both, without a pull");
+}
+
+#[test]
+fn messages_that_claim_too_much_or_come_from_strangers_change_nothing() {
+    let mut cluster = Cluster::up(2, 17);
+    work(&mut cluster, 3);
+    cluster.converge();
+    cluster.run(5_000);
+    let own = cluster.slots[0].store().incarnation();
+    let held = cluster.view(0).vv.get(own);
+    let next = Dot::new(own, held.next());
+    let claim = VersionVector::from_iter([(own, held.next())]);
+    let invented = Op { dot: next, body: OpBody::Add(text("invented")) };
+    let honest = Dot::new(ReplicaId::from_random(9), Seq(1));
+    let start = Op { dot: honest, body: OpBody::Start { node: cluster.ids[1].clone(), parent: None } };
+    let none = VersionVector::new;
+    let (peer, stranger) = (cluster.ids[1].clone(), NodeId::new("n9").unwrap());
+    let bad = [
+        (&peer, PeerBody::Digest { vv: claim.clone(), full: true, answer: true }),
+        (&peer, PeerBody::Ops { vv: claim, ops: vec![start.clone()], answer: None }),
+        (&peer, PeerBody::Ops { vv: none(), ops: vec![start.clone(), invented], answer: None }),
+        (&stranger, PeerBody::Ops { vv: none(), ops: vec![start.clone()], answer: None }),
+        (&stranger, PeerBody::Digest { vv: none(), full: true, answer: true }),
+    ];
+    for (from, body) in bad {
+        let (before, sent, lsn) =
+            (cluster.view(0).clone(), cluster.network.total_sent(), cluster.slots[0].store().lsn());
+        cluster.deliver(from, 0, PeerMessage { from: ReplicaId::from_random(8), body });
+        cluster.settle(0);
+        assert_eq!((cluster.view(0), cluster.slots[0].store().lsn()), (&before, lsn));
+        assert_eq!(cluster.network.total_sent(), sent, "and nothing is said");
+    }
+    let body = PeerBody::Ops { vv: none(), ops: vec![start], answer: None };
+    cluster.deliver(&peer, 0, PeerMessage { from: ReplicaId::from_random(8), body });
+    cluster.settle(0);
+    assert!(cluster.view(0).vv.covers(honest), "the same from a peer is taken");
+}
+
+#[test]
+fn after_a_restart_requests_are_held_until_an_answer_has_come() {
+    let mut cluster = Cluster::up(2, 18);
+    work(&mut cluster, 3);
+    cluster.converge();
+    cluster.crash(0, Crash::Kill);
+    let missed = cluster.add(1, "missed");
+    cluster.run(100);
+    cluster.start(0);
+    let sent = cluster.network.total_sent();
+    let read = cluster.ask(0, Request::Read);
+    assert!(cluster.network.total_sent() > sent, "the others are asked first");
+    assert_eq!(cluster.reply(read), None, "and the request waits");
+    cluster.run(30);
+    let Some(Reply::Elements(list)) = cluster.reply(read) else { panic!("an answer has come") };
+    assert!(list.iter().any(|element| element == text("missed").as_bytes()));
+    assert!(cluster.view(0).live.contains_key(&missed));
+}
+
+#[test]
+fn requests_are_held_no_longer_than_the_bound() {
+    let mut cluster = Cluster::up(2, 19);
+    work(&mut cluster, 3);
+    cluster.crash(0, Crash::Kill);
+    cluster.crash(1, Crash::Kill);
+    cluster.start(0);
+    let read = cluster.ask(0, Request::Read);
+    cluster.run(499);
+    assert_eq!(cluster.reply(read), None);
+    cluster.run(1);
+    assert!(cluster.reply(read).is_some(), "after 500 ms without a word from anybody");
+}
+
+#[test]
+fn nothing_goes_to_a_peer_in_the_quiet_period() {
+    for (fresh, quiet_ms) in [(true, 2_000), (false, 250)] {
+        let mut cluster = Cluster::down(2, 20);
+        cluster.start(0);
+        if !fresh {
+            cluster.add(0, "a past");
+            cluster.crash(0, Crash::Kill);
+            cluster.start(0);
+        }
+        let sent = cluster.network.total_sent();
+        cluster.run(quiet_ms - 1);
+        assert_eq!(cluster.network.total_sent(), sent, "not a word for {quiet_ms} ms");
+        cluster.run(1);
+        assert!(cluster.network.total_sent() > sent);
+    }
+}
