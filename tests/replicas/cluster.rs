@@ -242,10 +242,10 @@ impl Cluster {
             let arrived = self.network.arrived(self.now);
             let mut touched = vec![false; self.slots.len()];
             for arrival in arrived {
-                for slot in 0..self.slots.len() {
+                for (slot, touched) in touched.iter_mut().enumerate() {
                     if self.slots[slot].id == arrival.to && self.slots[slot].is_up() {
                         self.deliver(&arrival.from, slot, arrival.message.clone());
-                        touched[slot] = true;
+                        *touched = true;
                     }
                 }
             }

@@ -141,7 +141,7 @@ fn through_the_wire(msg_id: u64, from: &NodeId, to: &NodeId, message: PeerMessag
     let what = kind(&message.body);
     assert!(single || line.len() <= MAX_MESSAGE_BYTES, "a message ({what}) of {} bytes", line.len());
     let mut decoder = Decoder::new(Limits::default());
-    match decoder.decode(line.trim_ascii_end(), 0, || Uuid::nil()) {
+    match decoder.decode(line.trim_ascii_end(), 0, Uuid::nil) {
         Ok(Incoming::Peer { from: sender, dest, message: decoded }) => {
             assert!(
                 sender == *from && dest == to.as_str() && decoded == message,
