@@ -41,7 +41,9 @@ impl Feeder {
     pub fn start(source: Box<dyn IndexSource>, index: Option<Arc<dyn Index>>, events: Events) -> std::io::Result<Self> {
         let (commands, receiver) = std::sync::mpsc::channel();
         let noted_position = index.as_ref().map(|index| index.position()).unwrap_or_default();
-        let (waiting, since, noted) = (Vec::new(), None, Instant::now());
+        // What a start brings the index up to is noted at once: a process may not live for a second.
+        let noted = Instant::now().checked_sub(NOTE_EVERY).unwrap_or_else(Instant::now);
+        let (waiting, since) = (Vec::new(), None);
         let worker = Worker { source, index, events, waiting, since, noted, noted_position };
         let (closing, closed) = std::sync::mpsc::channel();
         let run = move || {

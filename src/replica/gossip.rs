@@ -130,7 +130,7 @@ impl Replica {
             PeerBody::Pull { key, digest, offset } => self.on_pull(from, key, digest, offset, now_ms),
             PeerBody::Part { key, offset, next, content } => self.on_part(from, key, offset, next, content, now_ms),
             PeerBody::Gone { key } => {
-                self.on_gone(from, key, now_ms);
+                self.on_gone(from, message.from, key, now_ms);
                 Ok(())
             }
         }

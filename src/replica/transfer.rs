@@ -9,7 +9,9 @@
 use super::Replica;
 use super::gossip::{ANSWER_MESSAGES, MESSAGE_BYTES};
 use super::message::{PeerBody, StateContent, StateKey, StateOffset};
-use crate::crdt::{DotSet, Entry, Incarnations, JoinCommit, JoinId, JoinPart, LiveBits, NodeId, Seq, VersionVector};
+use crate::crdt::{
+    DotSet, Entry, Incarnations, JoinCommit, JoinId, JoinPart, LiveBits, NodeId, ReplicaId, Seq, VersionVector,
+};
 use crate::storage::{Snapshot, StoreError};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
@@ -246,7 +248,15 @@ impl Replica {
         Ok(())
     }
 
-    pub(super) fn on_gone(&mut self, from: &NodeId, key: StateKey, now_ms: u64) {
+    pub(super) fn on_gone(&mut self, from: &NodeId, incarnation: ReplicaId, key: StateKey, now_ms: u64) {
+        if incarnation != key.sender {
+            // The sender has restarted, or it is a copy that runs beside it under the same name. Parts tell: if one
+            // more comes, the sender lives; if none comes until the deadline, it does not.
+            if let Some(receiving) = self.receiving.as_mut().filter(|r| r.key == key && r.from == *from) {
+                receiving.tries = MAX_TRIES;
+            }
+            return;
+        }
         if let Some(gone) = self.receiving.take_if(|r| r.key == key && r.from == *from) {
             self.store.discard_staged();
             // Not at once: a sender that has no room for another receiver would be asked as fast as the network goes.

@@ -366,14 +366,17 @@ impl Store {
             outcome?;
         }
         let covered = self.snapshot.as_ref().map_or(Lsn(0), |snapshot| snapshot.header().lsn);
-        let limit = self.index.snapshot_limit().unwrap_or(self.lsn);
+        // Processes that live too briefly for their index to come along must not let the log grow for ever.
+        let uncovered = self.closed_bytes(self.first_uncovered(covered)..self.closed.len());
+        let patient = uncovered < 2 * self.retention_bytes();
+        let limit = self.index.snapshot_limit().filter(|_| patient).unwrap_or(self.lsn);
         // The segments from the first with news to the last that ends within the limit.
         let (first, mut end) = (self.first_uncovered(covered), self.first_uncovered(limit));
         while end > first && !self.joins.may_end_at(self.end_lsn(end - 1)) {
             end -= 1;
         }
         let segments = self.closed[first..end.max(first)].to_vec();
-        let bytes: u64 = segments.iter().map(|segment| segment.length).sum();
+        let bytes = self.closed_bytes(first..end.max(first));
         let due = self.snapshot_wanted || bytes >= self.retention_bytes() / 2 || segments.len() >= 64;
         if !due || segments.is_empty() {
             return Ok(None);
@@ -393,6 +396,10 @@ impl Store {
     fn first_uncovered(&self, lsn: Lsn) -> usize {
         let mut segments = 0..self.closed.len();
         segments.find(|n| self.end_lsn(*n) > lsn).unwrap_or(self.closed.len())
+    }
+
+    fn closed_bytes(&self, segments: std::ops::Range<usize>) -> u64 {
+        self.closed[segments].iter().map(|segment| segment.length).sum()
     }
 
     /// The last LSN in closed segment `n`.
