@@ -66,3 +66,22 @@ fn a_delta_is_cut_at_the_bound_and_says_so() {
     assert_eq!(held, *store.vv());
     assert!(rounds > 3, "{rounds} rounds");
 }
+
+/// Found by reading: a snapshot that was wanted and had to wait for the index closed a segment at every commit.
+#[test]
+fn a_snapshot_that_has_to_wait_for_the_index_does_not_chop_up_the_log() {
+    let mut store = open(StoreLimits::default());
+    add(&mut store, 0);
+    store.want_snapshot();
+    for n in 1..50 {
+        add(&mut store, n);
+        assert!(store.plan_compaction().unwrap().is_none(), "the index has nothing yet");
+    }
+    assert_eq!(store.manifest().segments.len(), 2);
+    for batch in store.take_feed() {
+        store.index().unwrap().apply(&batch.changes, batch.position).unwrap();
+        store.index_noted(batch.position.lsn);
+    }
+    let snapshot = store.plan_compaction().unwrap().expect("now it may be made").run().unwrap();
+    assert_eq!(snapshot.counts().tags, 2, "of what there was when the segment was closed");
+}

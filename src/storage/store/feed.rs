@@ -69,7 +69,7 @@ impl Store {
         if joined && changes.len() > MAX_FED_CHANGES {
             self.index.rebuild_from = Some(self.lsn);
             self.index.bytes_at_rebuild = self.state.memtable.bytes();
-            self.snapshot_wanted = true;
+            self.snapshot_wanted = Some(self.lsn);
         }
         self.index.push(FeedBatch { changes, position });
         self.maintain();

@@ -112,7 +112,7 @@ impl Store {
             base: built.base,
             index: built.index,
             recent: Recent::default(),
-            snapshot_wanted: false,
+            snapshot_wanted: None,
             compacting: false,
             joins: replay.joins,
             poisoned: false,
