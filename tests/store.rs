@@ -3,9 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use orset::crdt::{Element, NodeId, OpBody, VersionVector};
+use orset::crdt::{
+    Base, Dot, Element, Entry, Incarnation, JoinCommit, JoinId, JoinPart, NodeId, OpBody, ReplicaId, Seq, VersionVector,
+};
 use orset::storage::disk::MemDisk;
-use orset::storage::{MemorySource, Store, StoreLimits, StoreOptions};
+use orset::storage::{IndexPosition, IndexSource, MemorySource, Store, StoreLimits, StoreOptions};
 
 fn nodes(names: &[&str]) -> Vec<NodeId> {
     names.iter().map(|name| NodeId::new(name).unwrap()).collect()
@@ -84,4 +86,42 @@ fn a_snapshot_that_has_to_wait_for_the_index_does_not_chop_up_the_log() {
     }
     let snapshot = store.plan_compaction().unwrap().expect("now it may be made").run().unwrap();
     assert_eq!(snapshot.counts().tags, 2, "of what there was when the segment was closed");
+}
+
+/// A join with so many changes would be one huge step for the index: it is rebuilt from a snapshot instead, and what
+/// comes meanwhile is neither lost nor applied twice.
+#[test]
+fn after_a_very_large_join_the_index_is_rebuilt_from_a_snapshot() {
+    const RECORDS: u64 = 20_000;
+    let mut store = open(StoreLimits::default());
+    add(&mut store, 1);
+    let (there, join) = (ReplicaId::from_random(99), JoinId(5));
+    let record = |n: u64| (Element::from_canonical(format!("\"{n}\"").as_bytes()), Dot::new(there, Seq(n + 2)));
+    let part = JoinPart { join, records: (0..RECORDS).map(record).collect(), live: Vec::new() };
+    store.append_join(Entry::JoinPart(part)).unwrap();
+    store.commit().unwrap();
+    assert!(store.plan_compaction().unwrap().is_none(), "no snapshot in the middle of a state delta");
+    let vv = [(there, Seq(RECORDS + 1))].into_iter().collect();
+    let incarnation = Incarnation { node: NodeId::new("n2").unwrap(), parent: None };
+    let incarnations = [(there, incarnation)].into_iter().collect();
+    store.append_join(Entry::JoinCommit(JoinCommit { join, vv, incarnations })).unwrap();
+    store.commit().unwrap();
+    assert!(store.take_feed().is_empty(), "the index is not fed any more");
+    add(&mut store, 2);
+    let snapshot = store.plan_compaction().unwrap().expect("one is wanted").run().unwrap();
+    add(&mut store, 3);
+    store.install(snapshot).unwrap();
+    let snapshot = store.take_rebuild().expect("a rebuild is due");
+    let header = snapshot.header();
+    let position = IndexPosition { lsn: header.lsn, checksum: header.frame_checksum };
+    let index = MemorySource.rebuild(snapshot.records(&[]), position).unwrap();
+    store.swap_index(index);
+    for batch in store.take_feed() {
+        assert!(batch.position.lsn > position.lsn, "the new index has that already");
+        store.index().unwrap().apply(&batch.changes, batch.position).unwrap();
+    }
+    store.maintain();
+    assert_eq!(store.records(&[]).count() as u64, RECORDS + 3);
+    assert_eq!(store.index().unwrap().counts().tags, RECORDS + 3);
+    assert_eq!(store.index_lag(), 0);
 }
