@@ -223,3 +223,84 @@ fn replies_that_would_come_too_late_are_not_sent() {
     let replies = node.drain();
     assert!(!replies.iter().any(|line| line.in_reply_to() == Some(late)), "{replies:?}");
 }
+
+/// A node that was told 3,000 lines and whose replies nobody reads: its output pipe is full.
+fn unread(dir: &Path) -> (std::process::Child, std::thread::JoinHandle<()>) {
+    let mut command = Command::new(binary());
+    command.args(["serve", "--node-id", "n1", "--data-dir"]).arg(dir);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it can be started");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    let writer = std::thread::spawn(move || {
+        let text = "x".repeat(200);
+        for n in 0..3000 {
+            let line = format!(
+                "{{\"src\":\"c1\",\"dest\":\"n1\",\"body\":{{\"type\":\"echo\",\"msg_id\":{n},\"echo\":\"{text}\"}}}}\n"
+            );
+            // It may end, or stop reading, before it has everything.
+            if stdin.write_all(line.as_bytes()).is_err() {
+                return;
+            }
+        }
+    });
+    let stdout = child.stdout.as_ref().expect("a pipe");
+    support::wait_until("the pipe is full", || rustix::io::ioctl_fionread(stdout).unwrap() >= 60_000);
+    (child, writer)
+}
+
+/// Found by attack: a node that waited for a reader did not hear SIGTERM.
+#[test]
+fn a_signal_stops_it_also_while_nobody_reads_its_replies() {
+    let dir = temp_dir();
+    let (mut child, writer) = unread(dir.path());
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    support::wait_until("it has ended", || child.try_wait().unwrap().is_some());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    writer.join().unwrap();
+}
+
+/// Found by attack: whoever shares the pipe can make it non-blocking, and that was taken for an error.
+#[test]
+fn an_output_that_does_not_block_is_waited_for() {
+    let dir = temp_dir();
+    let (reader, output) = std::os::unix::net::UnixStream::pair().unwrap();
+    output.set_nonblocking(true).unwrap();
+    let mut command = Command::new(binary());
+    command.args(["serve", "--node-id", "n1", "--data-dir"]).arg(dir.path());
+    command.stdin(Stdio::piped()).stdout(Stdio::from(std::os::fd::OwnedFd::from(output))).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    drop(command);
+    let mut stdin = child.stdin.take().unwrap();
+    let writer = std::thread::spawn(move || {
+        let text = "x".repeat(2000);
+        for n in 0..1000 {
+            let body = format!("\"type\":\"echo\",\"msg_id\":{n},\"echo\":\"{text}\"");
+            writeln!(stdin, "{{\"src\":\"c1\",\"dest\":\"n1\",\"body\":{{{body}}}}}").unwrap();
+        }
+    });
+    // A socket says that it is full when a quarter of its buffer is.
+    support::wait_until("the socket is full", || rustix::io::ioctl_fionread(&reader).unwrap() >= 30_000);
+    assert_eq!(BufReader::new(reader).lines().map_while(Result::ok).count(), 1000);
+    writer.join().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+/// Found by attack: 600 reads of 2 MB each took 1.3 GB, since all replies waited for one commit.
+#[test]
+fn many_reads_at_once_take_the_memory_of_a_few() {
+    let dir = temp_dir();
+    let mut node = Node::start(dir.path(), "n1", &[]);
+    let filler = "x".repeat(2000);
+    let adds: String =
+        (0..500).map(|n| node.line_of(&format!("\"type\":\"or_set_add\",\"element\":\"{filler}{n}\"")).1).collect();
+    node.write(adds.as_bytes());
+    let reads: Vec<i64> = (0..300).map(|_| node.send("\"type\":\"or_set_read\"")).collect();
+    for read in &reads {
+        assert_eq!(node.reply(*read).elements("elements").len(), 500);
+    }
+    let status = std::fs::read_to_string(format!("/proc/{}/status", node.process.pid())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap().trim();
+    let peak_kib: u64 = peak.trim_end_matches(" kB").parse().unwrap();
+    assert!(peak_kib < 150_000, "{peak} for 300 reads of a megabyte");
+}

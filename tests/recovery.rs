@@ -114,7 +114,9 @@ fn an_index_that_is_missing_or_broken_is_rebuilt_with_a_word() {
                 // An index that says that it has what this log never had: the log of a younger store under it.
                 let other = temp_dir();
                 let mut node = Node::start(other.path(), "n1", &[]);
-                ELEMENTS.iter().for_each(|element| drop(node.add(element)));
+                for element in ELEMENTS {
+                    node.add(element);
+                }
                 node.process.kill();
                 for part in ["log", "manifest"] {
                     let (from, to) = (other.path().join("n1").join(part), store.join(part));

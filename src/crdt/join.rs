@@ -45,44 +45,59 @@ impl LiveBits {
     }
 }
 
-/// A bitmap of dots per incarnation, bit 0 for sequence number 1. Memory: an eighth of the highest sequence numbers.
+const CHUNK_BYTES: usize = 4096;
+const CHUNK_DOTS: u64 = 8 * CHUNK_BYTES as u64;
+
+/// A set of dots as bitmaps. Memory: 4 KiB for every stretch of 32,768 sequence numbers that has a dot in it, so a
+/// dot far out (as a peer may make one up) costs no more than any other.
 #[derive(Clone, Debug, Default)]
-pub struct DotSet(BTreeMap<ReplicaId, Vec<u8>>);
+pub struct DotSet(BTreeMap<(ReplicaId, u64), Box<[u8]>>);
 
 impl DotSet {
+    /// The stretch, byte and bit of a dot.
+    fn place(dot: Dot) -> Option<((ReplicaId, u64), usize, u64)> {
+        let n = dot.seq.0.checked_sub(1)?;
+        let byte = usize::try_from(n % CHUNK_DOTS / 8).expect("below 4096");
+        Some(((dot.replica, n / CHUNK_DOTS), byte, n % 8))
+    }
+
     /// Puts a dot in.
     ///
     /// # Panics
     /// If its sequence number is zero.
     pub fn insert(&mut self, dot: Dot) {
-        let bit = dot.seq.0.checked_sub(1).expect("sequence numbers start at 1");
-        let (byte, bit) = (usize::try_from(bit / 8).expect("fits memory"), bit % 8);
-        let bits = self.0.entry(dot.replica).or_default();
-        if bits.len() <= byte {
-            bits.resize(byte + 1, 0);
-        }
-        bits[byte] |= 1 << bit;
+        let (chunk, byte, bit) = Self::place(dot).expect("sequence numbers start at 1");
+        self.0.entry(chunk).or_insert_with(|| vec![0; CHUNK_BYTES].into())[byte] |= 1 << bit;
     }
 
     /// Whether a dot is in.
     pub fn contains(&self, dot: Dot) -> bool {
-        let Some(bit) = dot.seq.0.checked_sub(1) else { return false };
-        let byte = usize::try_from(bit / 8).expect("fits memory");
-        let bits = self.0.get(&dot.replica);
-        bits.and_then(|bits| bits.get(byte)).is_some_and(|byte| byte >> (bit % 8) & 1 == 1)
+        let Some((chunk, byte, bit)) = Self::place(dot) else { return false };
+        self.0.get(&chunk).is_some_and(|bytes| bytes[byte] >> bit & 1 == 1)
     }
 
     /// The bitmaps in pieces of at most `max_bytes`; stretches without a dot are left out.
     pub fn pieces(&self, max_bytes: usize) -> Vec<LiveBits> {
-        let mut pieces = Vec::new();
-        for (replica, bits) in &self.0 {
-            for (n, chunk) in bits.chunks(max_bytes).enumerate() {
-                if chunk.iter().any(|byte| *byte != 0) {
-                    let first = Seq(1 + 8 * (n * max_bytes) as u64);
-                    pieces.push(LiveBits { replica: *replica, first, bits: chunk.to_vec() });
+        let mut pieces: Vec<LiveBits> = Vec::new();
+        for ((replica, chunk), bytes) in &self.0 {
+            for (n, part) in bytes.chunks(max_bytes.min(CHUNK_BYTES)).enumerate() {
+                let first = Seq(1 + chunk * CHUNK_DOTS + 8 * (n * max_bytes.min(CHUNK_BYTES)) as u64);
+                let follows = |last: &&mut LiveBits| {
+                    last.replica == *replica
+                        && last.first.0 + 8 * last.bits.len() as u64 == first.0
+                        && last.bits.len() + part.len() <= max_bytes
+                };
+                match pieces.last_mut().filter(follows) {
+                    Some(last) => last.bits.extend_from_slice(part),
+                    None => pieces.push(LiveBits { replica: *replica, first, bits: part.to_vec() }),
                 }
             }
         }
+        for piece in &mut pieces {
+            let used = piece.bits.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            piece.bits.truncate(used);
+        }
+        pieces.retain(|piece| !piece.bits.is_empty());
         pieces
     }
 }
@@ -96,6 +111,14 @@ pub struct JoinPart {
     pub records: Vec<(Element, Tag)>,
     /// Live dots that it did cover.
     pub live: Vec<LiveBits>,
+}
+
+impl JoinPart {
+    /// About how many bytes it takes in the log.
+    pub fn weight(&self) -> usize {
+        let records: usize = self.records.iter().map(|(element, _)| element.as_bytes().len() + 24).sum();
+        records + self.live.iter().map(|piece| piece.bits.len() + 24).sum::<usize>()
+    }
 }
 
 /// The end of a state delta: what makes its parts count.
@@ -151,9 +174,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_dot_far_out_costs_no_more_than_any_other() {
+        let mut set = DotSet::default();
+        let far = Dot::new(ReplicaId::from_random(3), Seq::MAX);
+        set.insert(far);
+        assert!(set.contains(far));
+        let pieces = set.pieces(32 << 10);
+        assert_eq!(pieces.iter().flat_map(LiveBits::dots).collect::<Vec<_>>(), [far]);
+    }
+
+    #[test]
     fn pieces_of_a_dot_set_hold_the_same_dots() {
         let mut set = DotSet::default();
-        let dots: Vec<Dot> = [1, 8, 9, 64, 65, 1000]
+        let dots: Vec<Dot> = [1, 8, 9, 64, 65, 1000, 32_768, 32_769, 100_000]
             .iter()
             .flat_map(|seq| [3, 4].map(|r| Dot::new(ReplicaId::from_random(r), Seq(*seq))))
             .collect();

@@ -58,10 +58,19 @@ impl LineBuffer {
         let outcome = loop {
             match rustix::io::read(fd, &mut self.buffer[length..]) {
                 Err(Errno::INTR) => {}
+                // Somebody else has made the description non-blocking, and there is nothing after all.
+                Err(Errno::AGAIN) => {
+                    self.buffer.truncate(length);
+                    return Ok(());
+                }
                 outcome => break outcome,
             }
         };
         self.buffer.truncate(length + outcome.unwrap_or(0));
+        if self.buffer.len() <= CHUNK_BYTES {
+            // A very long line has gone by.
+            self.buffer.shrink_to(4 * CHUNK_BYTES);
+        }
         match outcome {
             Ok(0) => self.ended = true,
             Ok(_) => self.skip(),

@@ -116,7 +116,7 @@ pub fn run(options: NodeOptions) -> Result<(), NodeError> {
     }
     let mut lines = LineBuffer::new(MAX_LINE_BYTES);
     let outcome = node.serve(&mut lines, &woken, &stopped);
-    node.finish(outcome)
+    node.finish(outcome, &stopped)
 }
 
 struct Node {
@@ -166,7 +166,7 @@ impl Node {
         loop {
             let waiting = self.handle_lines(lines)?;
             self.drain_events()?;
-            let closed = self.commit()?;
+            let closed = self.commit(stopped)?;
             if closed {
                 return Ok(Ended::OutputClosed);
             }
@@ -175,7 +175,7 @@ impl Node {
                 return Ok(Ended::InGoodOrder);
             }
             let saturated = self.running.as_ref().is_some_and(|r| r.replica.store().is_saturated());
-            let input = (!saturated && !lines.has_ended()).then(|| stdin.as_fd());
+            let input = (!saturated && !waiting && !lines.has_ended()).then(|| stdin.as_fd());
             let timeout = match (waiting, saturated) {
                 (true, false) => Some(Duration::ZERO),
                 (_, true) => Some(self.timeout().unwrap_or(SATURATED_WAIT).min(SATURATED_WAIT)),
@@ -323,7 +323,7 @@ impl Node {
     }
 
     /// Makes everything durable, and lets out what may leave then. Says whether nobody reads it any more.
-    fn commit(&mut self) -> Result<bool, NodeError> {
+    fn commit(&mut self, stopped: &UnixStream) -> Result<bool, NodeError> {
         let now_ms = self.now_ms();
         if let Some(running) = &mut self.running {
             running.replica.tick(now_ms)?;
@@ -331,7 +331,7 @@ impl Node {
             let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1);
             self.output.add(&running.id, messages, now_ms);
         }
-        self.output.flush().map_err(|error| NodeError::Io("cannot write to standard output", error))
+        self.output.flush(stopped.as_fd()).map_err(|error| NodeError::Io("cannot write to standard output", error))
     }
 
     fn drain_events(&mut self) -> Result<(), NodeError> {
@@ -392,12 +392,15 @@ impl Node {
     }
 
     /// Answers what is held, writes the mark of a clean stop, and closes everything.
-    fn finish(mut self, outcome: Result<Ended, NodeError>) -> Result<(), NodeError> {
+    fn finish(mut self, outcome: Result<Ended, NodeError>, stopped: &UnixStream) -> Result<(), NodeError> {
         let ended = outcome?;
-        if let (Ended::InGoodOrder, Some(running)) = (&ended, &mut self.running) {
-            running.replica.answer_held()?;
-            self.commit()?;
+        while let (Ended::InGoodOrder, Some(running)) = (&ended, &mut self.running) {
+            let more = running.replica.answer_held()?;
+            let closed = self.commit(stopped)?;
             self.background_steps()?;
+            if closed || !more {
+                break;
+            }
         }
         let Some(Running { mut replica, feeder, lock, .. }) = self.running.take() else { return Ok(()) };
         feeder.feed(replica.store_mut().take_feed());

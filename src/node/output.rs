@@ -1,8 +1,9 @@
 //! Standard output: nothing but messages, one batch in one write.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use crate::crdt::NodeId;
@@ -11,6 +12,22 @@ use crate::replica::{ErrorCode, Outgoing, Reply, Ticket};
 
 /// A buffer that has grown beyond this is given back after use.
 const KEEP_BYTES: usize = 1 << 20;
+
+/// POSIX: a pipe that polls as writable has room for PIPE_BUF bytes; on Linux that is a page.
+const PIPE_BYTES: usize = 4096;
+
+/// Waits until `out` can be written to; false if the process shall stop before that.
+fn wait_writable(out: BorrowedFd, stopped: BorrowedFd) -> io::Result<bool> {
+    loop {
+        let mut fds = [PollFd::from_borrowed_fd(out, PollFlags::OUT), PollFd::from_borrowed_fd(stopped, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Ok(_) if !fds[0].revents().is_empty() => return Ok(true),
+            Ok(_) if !fds[1].revents().is_empty() => return Ok(false),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
 
 /// What is to be written next.
 pub struct Output {
@@ -66,17 +83,23 @@ impl Output {
         self.write_early(called, &Outgoing::Reply { ticket, reply });
     }
 
-    /// Writes everything. Says whether nobody reads it any more.
+    /// Writes everything. Says whether nobody reads it any more: the other end is closed, or `stopped` says that this
+    /// process shall end while it waits for a reader.
     ///
     /// # Errors
     /// As the system has it.
-    pub fn flush(&mut self) -> io::Result<bool> {
+    pub fn flush(&mut self, stopped: BorrowedFd) -> io::Result<bool> {
         let stdout = io::stdout();
         let mut rest = self.buffer.as_slice();
         while !rest.is_empty() {
-            match rustix::io::write(stdout.as_fd(), rest) {
+            if !wait_writable(stdout.as_fd(), stopped)? {
+                return Ok(true);
+            }
+            // A pipe that can be written to takes at least so much without blocking.
+            let piece = &rest[..rest.len().min(PIPE_BYTES)];
+            match rustix::io::write(stdout.as_fd(), piece) {
                 Ok(written) => rest = &rest[written..],
-                Err(Errno::INTR) => {}
+                Err(Errno::INTR | Errno::AGAIN) => {}
                 Err(Errno::PIPE) => return Ok(true),
                 Err(error) => return Err(error.into()),
             }

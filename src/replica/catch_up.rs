@@ -13,8 +13,10 @@ use crate::storage::StoreError;
 const QUIET_MS: u64 = 250;
 /// A fresh one after this.
 const FRESH_QUIET_MS: u64 = 2_000;
-/// Most requests held.
+/// Most requests held …
 const MAX_HELD: usize = 65_536;
+/// … and most bytes of their elements.
+const MAX_HELD_BYTES: usize = 32 << 20;
 /// How many peers are asked at a start.
 const PEERS_ASKED: usize = 3;
 
@@ -23,6 +25,7 @@ pub struct CatchUp {
     stage: Stage,
     fresh: bool,
     held: VecDeque<(Ticket, Request)>,
+    held_bytes: usize,
 }
 
 enum Stage {
@@ -40,19 +43,21 @@ enum Stage {
 impl CatchUp {
     pub fn new(fresh: bool, now_ms: u64) -> Self {
         let quiet = if fresh { FRESH_QUIET_MS } else { QUIET_MS };
-        Self { stage: Stage::Quiet { until_ms: now_ms + quiet }, fresh, held: VecDeque::new() }
+        Self { stage: Stage::Quiet { until_ms: now_ms + quiet }, fresh, held: VecDeque::new(), held_bytes: 0 }
     }
 
     /// Whether a client's set request has to wait.
     pub fn is_holding(&self) -> bool {
-        matches!(self.stage, Stage::Asked { .. })
+        matches!(self.stage, Stage::Asked { .. }) || !self.held.is_empty()
     }
 
     /// Keeps a request; gives it back if there are too many.
     pub fn hold(&mut self, ticket: Ticket, request: Request) -> Option<(Ticket, Request)> {
-        if self.held.len() >= MAX_HELD {
+        let bytes = weight(&request);
+        if self.held.len() >= MAX_HELD || self.held_bytes + bytes > MAX_HELD_BYTES {
             return Some((ticket, request));
         }
+        self.held_bytes += bytes;
         self.held.push_back((ticket, request));
         None
     }
@@ -60,8 +65,16 @@ impl CatchUp {
     pub fn next_wakeup_ms(&self) -> Option<u64> {
         match self.stage {
             Stage::Quiet { until_ms } | Stage::Asked { until_ms } => Some(until_ms),
-            Stage::Done => None,
+            // What is still held is answered as fast as the batches go.
+            Stage::Done => (!self.held.is_empty()).then_some(0),
         }
+    }
+}
+
+fn weight(request: &Request) -> usize {
+    match request {
+        Request::Add(element) | Request::Remove(element) => element.as_bytes().len(),
+        _ => 0,
     }
 }
 
@@ -86,15 +99,18 @@ impl Replica {
 
     /// A peer's answer has been merged: requests need not wait any longer.
     pub(super) fn caught_up(&mut self) -> Result<(), StoreError> {
-        if self.catch_up.is_holding() {
+        if matches!(self.catch_up.stage, Stage::Asked { .. }) {
             self.catch_up.stage = Stage::Done;
             self.serve_held()?;
         }
         Ok(())
     }
 
+    /// Answers what is held, until a batch is full.
     fn serve_held(&mut self) -> Result<(), StoreError> {
-        while let Some((ticket, request)) = self.catch_up.held.pop_front() {
+        while !self.is_batch_full() {
+            let Some((ticket, request)) = self.catch_up.held.pop_front() else { break };
+            self.catch_up.held_bytes -= weight(&request);
             self.serve(ticket, request)?;
         }
         Ok(())
@@ -104,17 +120,19 @@ impl Replica {
         match self.catch_up.stage {
             Stage::Quiet { until_ms } if now_ms >= until_ms => self.hear_a_line(now_ms),
             Stage::Asked { until_ms } if now_ms >= until_ms => self.caught_up()?,
+            Stage::Done => self.serve_held()?,
             _ => {}
         }
         Ok(())
     }
 
-    /// Nobody will ask any more: answers what is held.
+    /// Nobody will ask any more: answers a batch of what is held, and says whether there is more.
     ///
     /// # Errors
     /// If the store fails.
-    pub fn answer_held(&mut self) -> Result<(), StoreError> {
+    pub fn answer_held(&mut self) -> Result<bool, StoreError> {
         self.catch_up.stage = Stage::Done;
-        self.serve_held()
+        self.serve_held()?;
+        Ok(!self.catch_up.held.is_empty())
     }
 }

@@ -130,6 +130,11 @@ impl ElementList {
         self.ends.len()
     }
 
+    /// How many bytes they take.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len() + self.ends.len() * size_of::<usize>()
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
@@ -237,6 +242,15 @@ pub struct StateContent {
     pub records: Vec<(Element, Dot)>,
     /// Live dots that it does cover.
     pub live: Vec<LiveBits>,
+}
+
+impl StateContent {
+    /// About how many bytes it takes in a message or in the log.
+    pub fn weight(&self) -> usize {
+        let records: usize = self.records.iter().map(|(element, _)| element.as_bytes().len() + 24).sum();
+        let live: usize = self.live.iter().map(|piece| piece.bits.len() + 24).sum();
+        records + live + 160 * self.incarnations.len()
+    }
 }
 
 /// One message on its way out.

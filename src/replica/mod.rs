@@ -38,6 +38,9 @@ use gossip::Gossip;
 use parking::Parking;
 use transfer::{Receiving, Sending};
 
+/// When so much waits to be said, it is said before anything else is heard: every read is a copy of the whole set.
+const MAX_OUTBOX_BYTES: usize = 4 << 20;
+
 /// Intervals and bounds.
 #[derive(Clone, Copy, Debug)]
 pub struct ReplicaConfig {
@@ -216,7 +219,7 @@ impl Replica {
 
     /// Whether enough waits for a commit.
     pub fn is_batch_full(&self) -> bool {
-        self.store.is_batch_full()
+        self.store.is_batch_full() || self.outbox.bytes() >= MAX_OUTBOX_BYTES
     }
 
     /// Does what is due by now.

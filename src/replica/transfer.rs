@@ -30,6 +30,9 @@ const BLOCKS_PER_PART: u32 = 64;
 /// Bytes of bitmap in one part.
 const PIECE_BYTES: usize = 32 << 10;
 
+/// Most entries in the vector and the incarnations of a state delta together: the commit is one frame.
+const MAX_COMMIT_ENTRIES: usize = 60_000;
+
 const START: StateOffset = StateOffset { stage: 0, block: 0, item: 0 };
 const RECORDS: u8 = 1;
 const LIVE: u8 = 2;
@@ -234,6 +237,11 @@ impl Replica {
         let known = |replica| incarnations.get(replica).or(self.store.state().incarnations.get(replica)).is_some();
         if !vv.iter().all(|(replica, _)| known(replica)) {
             tracing::warn!("dropped a state delta from {from}: it does not say what all its incarnations are");
+            self.store.discard_staged();
+            return Ok(());
+        }
+        if MAX_COMMIT_ENTRIES < vv.len() + incarnations.len() {
+            tracing::warn!("dropped a state delta from {from}: it has too many incarnations");
             self.store.discard_staged();
             return Ok(());
         }

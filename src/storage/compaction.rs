@@ -42,6 +42,7 @@ impl CompactionPlan {
         }
         for segment in &self.segments {
             for (batch, checksum) in segment.batches(self.disk.as_ref())? {
+                let repeated = batch.last() <= lsn;
                 for (at, entry) in (batch.first.0..).map(Lsn).zip(&batch.entries) {
                     if at <= lsn {
                         continue;
@@ -53,7 +54,7 @@ impl CompactionPlan {
                     state.apply(base, entry).map_err(|error| damaged(error.to_string()))?;
                     lsn = at;
                 }
-                if batch.last() == lsn {
+                if !repeated {
                     (frame_checksum, own) = (checksum, batch.own.or(own));
                 }
             }

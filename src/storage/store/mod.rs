@@ -234,7 +234,7 @@ impl Store {
                 self.pending_bytes += op.weight();
                 self.recent.push(op, recent_bytes);
             }
-            Entry::JoinPart(_) => self.pending_bytes += MAX_BATCH_BYTES / 32,
+            Entry::JoinPart(part) => self.pending_bytes += part.weight(),
             Entry::JoinCommit(_) => self.recent.clear(),
         }
         self.pending.push(entry);
@@ -391,7 +391,7 @@ fn batches(entries: &[Entry]) -> impl Iterator<Item = &[Entry]> {
         let mut bytes = 0;
         let weight = |entry: &Entry| match entry {
             Entry::Op(op) => op.weight(),
-            Entry::JoinPart(_) => MAX_BATCH_BYTES / 32,
+            Entry::JoinPart(part) => part.weight(),
             Entry::JoinCommit(_) => 0,
         };
         let fits = |entry: &&Entry| {

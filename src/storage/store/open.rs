@@ -144,6 +144,16 @@ fn replay(disk: &dyn Disk, dir: &Path, manifest: Manifest, opened: Opened) -> Re
     let why = match opened {
         Ok(index) => match Replay::read(disk, dir, manifest.clone(), Some(&index), None) {
             Ok(replay) if replay.index_fits => return Ok((replay, Ok(index))),
+            Ok(replay) if index.position().lsn > replay.lsn => {
+                let (index, log) = (index.position().lsn, replay.lsn);
+                // Only what is durable is fed, so this log was longer once. Where it ends at a frame's end, nothing
+                // else can tell.
+                tracing::warn!(
+                    "the index has been fed up to LSN {index}, but the log ends at {log}: \
+                     durable operations are missing from the end of the log"
+                );
+                "it is ahead of the log".to_owned()
+            }
             // If the damage is in the log, the second reading says so.
             Ok(_) | Err(_) => "it is not what the log says".to_owned(),
         },
