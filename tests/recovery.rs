@@ -233,3 +233,35 @@ fn on_a_full_disk_a_node_stops_and_starts_again() {
         node.process.kill();
     }
 }
+
+#[test]
+fn a_store_of_a_later_version_is_refused_untouched() {
+    let dir = temp_dir();
+    let store = store(dir.path(), true);
+    let mut manifest = Vec::new();
+    orset::storage::envelope::wrap(&mut manifest, *b"ORSETMAN", 2, b"whatever that version writes");
+    fs::write(store.join("manifest"), &manifest).unwrap();
+    refuses(dir.path(), 4, "use a newer orset");
+}
+
+#[test]
+fn a_damaged_snapshot_is_refused_untouched() {
+    let dir = temp_dir();
+    let mut node = Node::start(dir.path(), "n1", &["--log-retention-bytes", "2000", "--segment-bytes", "500"]);
+    let snapshots = dir.path().join("n1/snapshots");
+    let snapshot = || {
+        fs::read_dir(&snapshots).unwrap().map(|e| e.unwrap().path()).find(|p| p.extension() == Some("snap".as_ref()))
+    };
+    let mut n = 0;
+    support::wait_until("there is a snapshot", || {
+        node.add(&format!("\"element {n}\""));
+        n += 1;
+        snapshot().is_some()
+    });
+    node.stop();
+    let path = snapshot().unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[60] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    refuses(dir.path(), 1, &path.display().to_string());
+}
