@@ -116,9 +116,14 @@ pub struct JoinPart {
 impl JoinPart {
     /// About how many bytes it takes in the log.
     pub fn weight(&self) -> usize {
-        let records: usize = self.records.iter().map(|(element, _)| element.as_bytes().len() + 24).sum();
-        records + self.live.iter().map(|piece| piece.bits.len() + 24).sum::<usize>()
+        weight(&self.records, &self.live)
     }
+}
+
+/// About how many bytes some of a state delta takes in a message or in the log.
+pub fn weight(records: &[(Element, Tag)], live: &[LiveBits]) -> usize {
+    let records: usize = records.iter().map(|(element, _)| element.as_bytes().len() + 24).sum();
+    records + live.iter().map(|piece| piece.bits.len() + 24).sum::<usize>()
 }
 
 /// The end of a state delta: what makes its parts count.

@@ -78,11 +78,6 @@ impl VersionVector {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
-
-    /// How many operations `self` holds that `other` does not.
-    pub fn count_beyond(&self, other: &VersionVector) -> u64 {
-        self.iter().map(|(replica, seq)| seq.0.saturating_sub(other.get(replica).0)).sum()
-    }
 }
 
 impl FromIterator<(ReplicaId, Seq)> for VersionVector {

@@ -157,7 +157,7 @@ enum Ended {
 impl Node {
     /// Milliseconds since the start, at least 1.
     fn now_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+        ms_since(self.started)
     }
 
     fn serve(&mut self, lines: &mut LineBuffer, woken: &UnixStream, stopped: &UnixStream) -> Result<Ended, NodeError> {
@@ -328,7 +328,7 @@ impl Node {
         if let Some(running) = &mut self.running {
             running.replica.tick(now_ms)?;
             let messages = running.replica.commit(now_ms)?;
-            let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1);
+            let now_ms = ms_since(self.started);
             self.output.add(&running.id, messages, now_ms);
         }
         self.output.flush(stopped.as_fd()).map_err(|error| NodeError::Io("cannot write to standard output", error))
@@ -413,6 +413,11 @@ impl Node {
         }
         Ok(())
     }
+}
+
+/// Milliseconds since then, at least 1.
+fn ms_since(started: Instant) -> u64 {
+    u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
 }
 
 /// Locks a store; a predecessor that is just dying is waited for.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::crdt::{Dot, Element, Incarnation, LiveBits, NodeId, Op, ReplicaId, Tag, VersionVector};
+use crate::crdt::{Dot, Element, Incarnation, LiveBits, NodeId, Op, ReplicaId, Tag, VersionVector, join};
 use crate::storage::Lsn;
 
 /// Whom a reply goes to, and what it replies to.
@@ -247,9 +247,7 @@ pub struct StateContent {
 impl StateContent {
     /// About how many bytes it takes in a message or in the log.
     pub fn weight(&self) -> usize {
-        let records: usize = self.records.iter().map(|(element, _)| element.as_bytes().len() + 24).sum();
-        let live: usize = self.live.iter().map(|piece| piece.bits.len() + 24).sum();
-        records + live + 160 * self.incarnations.len()
+        join::weight(&self.records, &self.live) + 160 * self.incarnations.len()
     }
 }
 

@@ -35,8 +35,8 @@ impl CompactionPlan {
         let (mut lsn, mut frame_checksum, mut own) = (Lsn(0), 0, self.own);
         let mut base: &dyn Base = &EmptyBase;
         if let Some(snapshot) = &self.snapshot {
-            let (header, context) = (snapshot.header(), snapshot.header().context.clone());
-            (state.vv, state.floor, state.incarnations) = (context.vv, context.floor, context.incarnations);
+            let header = snapshot.header();
+            state = snapshot.state();
             (lsn, frame_checksum, own) = (header.lsn, header.frame_checksum, header.own);
             base = snapshot.as_ref();
         }

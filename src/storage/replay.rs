@@ -163,8 +163,7 @@ impl<'a> Fold<'a> {
         let (mut at, mut checksum, mut last_own) = (Lsn(0), 0, own);
         if let Some(snapshot) = snapshot {
             let header = snapshot.header();
-            let context = header.context.clone();
-            (state.vv, state.floor, state.incarnations) = (context.vv, context.floor, context.incarnations);
+            state = snapshot.state();
             (at, checksum) = (header.lsn, header.frame_checksum);
             last_own = header.own.or(own);
         }

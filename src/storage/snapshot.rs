@@ -22,7 +22,7 @@ use super::disk::{self, Disk, DiskFile};
 use super::envelope::{self, FORMAT_VERSION};
 use super::error::StoreError;
 use super::{Counts, Lsn};
-use crate::crdt::{Base, BaseError, Dot, Element, Record, RecordKey, Records, ReplicaId, Seq};
+use crate::crdt::{Base, BaseError, Dot, Element, Record, RecordKey, Records, ReplicaId, Seq, State};
 
 const MAGIC: [u8; 8] = *b"ORSETSNP";
 const FOOTER_MAGIC: [u8; 8] = *b"ORSETFTR";
@@ -151,6 +151,14 @@ impl Snapshot {
     /// What it is of.
     pub fn header(&self) -> &SnapshotHeader {
         &self.header
+    }
+
+    /// The set as of the snapshot, on top of it: the start of every fold.
+    pub fn state(&self) -> State {
+        let Context { vv, floor, incarnations } = self.header.context.clone();
+        let mut state = State::default();
+        (state.vv, state.floor, state.incarnations) = (vv, floor, incarnations);
+        state
     }
 
     /// How much is in it.
