@@ -1,0 +1,12 @@
+//! The test bench: runs any Maelstrom node binary as Maelstrom does, with kills, restarts and removes beside it, and
+//! judges what the clients saw.
+//!
+//! ```text
+//! generator → clients → network → node processes        (one thread, one poll loop)
+//!                 ↘ history.jsonl → checkers → results.json, report.html
+//! ```
+//!
+//! The runner writes a [`history`]; everything after it is a pure function over that file, so a saved one can be judged
+//! again.
+
+pub mod history;
