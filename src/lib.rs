@@ -1,5 +1,6 @@
 //! `orset`: a durable replica of an observed-remove set that speaks Maelstrom's JSON lines.
 
+pub mod child;
 pub mod cli;
 pub mod crdt;
 pub mod dump;
