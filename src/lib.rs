@@ -1,6 +1,7 @@
 //! `orset`: a durable replica of an observed-remove set that speaks Maelstrom's JSON lines.
 
 pub mod bench;
+pub mod child;
 pub mod cli;
 pub mod crdt;
 pub mod dump;

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 /// Each layer and the ones that it may know. A layer that is not listed is an error: decide where it belongs.
-const MAY_USE: [(&str, &[&str]); 11] = [
+const MAY_USE: [(&str, &[&str]); 13] = [
     ("crdt", &[]),
     // A part of storage, mounted there by its path.
     ("migrations", &["crdt", "storage"]),
@@ -14,10 +14,28 @@ const MAY_USE: [(&str, &[&str]); 11] = [
     ("replica", &["crdt", "storage"]),
     ("maelstrom", &["crdt", "storage", "replica"]),
     ("node", &["crdt", "storage", "replica", "maelstrom"]),
-    ("bench", &["crdt", "storage", "replica", "maelstrom", "node"]),
+    // Processes, and nothing of ours.
+    ("child", &[]),
+    ("supervise", &["child"]),
+    ("bench", &["crdt", "storage", "replica", "maelstrom", "node", "child"]),
     ("sim", &["crdt", "storage", "replica", "maelstrom", "node"]),
     ("dump", &["crdt", "storage"]),
-    ("cli", &["crdt", "migrations", "storage", "replica", "maelstrom", "node", "bench", "sim", "dump"]),
+    (
+        "cli",
+        &[
+            "crdt",
+            "migrations",
+            "storage",
+            "replica",
+            "maelstrom",
+            "node",
+            "child",
+            "supervise",
+            "bench",
+            "sim",
+            "dump",
+        ],
+    ),
     ("main", &["cli"]),
 ];
 
