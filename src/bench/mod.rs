@@ -9,4 +9,16 @@
 //! The runner writes a [`history`]; everything after it is a pure function over that file, so a saved one can be judged
 //! again.
 
+mod clients;
+mod files;
+mod generator;
 pub mod history;
+mod nemesis;
+mod network;
+mod node;
+mod options;
+mod run;
+mod wire;
+
+pub use options::{Distribution, Latency, Options, Topology};
+pub use run::{Finished, Progress, RunError, Status, run};

@@ -2,6 +2,7 @@
 
 mod dump;
 mod serve;
+mod test;
 
 use std::process::ExitCode;
 
@@ -36,6 +37,8 @@ enum Command {
     /// Show what is in a store, without changing a byte of it and while its node may be running
     #[command(after_help = dump::AFTER_HELP)]
     Dump(dump::DumpArgs),
+    /// Run nodes under a test bench that kills and restarts them, and judge what the clients saw
+    Test(test::TestArgs),
 }
 
 /// The user has asked for something that there is not.
@@ -50,6 +53,7 @@ pub fn main() -> ExitCode {
         None => serve::run(cli.serve),
         Some(Command::Serve(args)) => serve::run(args),
         Some(Command::Dump(args)) => dump::run(args),
+        Some(Command::Test(args)) => test::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

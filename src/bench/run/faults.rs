@@ -1,0 +1,229 @@
+//! What the nemesis and death do to the nodes.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+use super::super::files::replace_tree;
+use super::super::history::{Event, FaultAction, FaultKind, NodeChange, Outcome, Workload};
+use super::super::nemesis::{LinkFault, Planned, Step};
+use super::super::node::{Process, StoreTask};
+use super::{Control, INIT_PATIENCE_NS, RunError, Runner, Stage};
+
+/// A node that has ended by itself is started again after this.
+const RESTART_NS: u64 = 1_000_000_000;
+
+impl Runner<'_> {
+    /// Starts the nodes that are down and that nothing keeps down.
+    pub(super) fn start_nodes(&mut self, now_ns: u64) -> Result<(), RunError> {
+        for number in 0..self.nodes.len() {
+            let node = &self.nodes[number];
+            if node.process.is_none() && node.holds == 0 && node.not_before_ns <= now_ns && self.stage != Stage::Done {
+                self.start(number).map_err(|error| RunError::Start(self.options.bin.display().to_string(), error))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, number: usize) -> io::Result<()> {
+        let id = self.nodes[number].id.clone();
+        std::fs::create_dir_all(self.dir.node_data(&id))?;
+        let data = self.dir.data();
+        let data = data.to_str().ok_or_else(|| io::Error::other("the run's directory is not UTF-8"))?;
+        let filled = |arg: &OsString| match arg.to_str() {
+            Some(text) => text.replace("{node}", &id).replace("{data}", data).into(),
+            None => arg.clone(),
+        };
+        let args: Vec<OsString> = self.options.args.iter().map(filled).collect();
+        let log = self.dir.node_log(&id)?;
+        let process = Process::start(&self.options.bin, &args, log, self.options.log_stderr)?;
+        let pid = process.pid();
+        let node = &mut self.nodes[number];
+        node.process = Some(process);
+        node.inbox.restart();
+        let known = std::mem::replace(&mut node.known, true);
+        self.note_node(number, NodeChange::Started { pid })?;
+        if !known || self.options.restart_init {
+            let now_ns = self.recorder.now_ns();
+            self.send_control(number, Control::Init, now_ns);
+        } else {
+            self.nodes[number].ready = true;
+            self.note_node(number, NodeChange::Ready)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn wants_topology(&self) -> bool {
+        self.options.workload == Workload::Broadcast
+    }
+
+    /// The run cannot begin before every node has answered `init`.
+    pub(super) fn check_setup(&self, now_ns: u64) -> Result<(), RunError> {
+        let silent = self.nodes.iter().find(|node| !node.ready);
+        match silent {
+            Some(node) if self.stage == Stage::Setup && now_ns > INIT_PATIENCE_NS => {
+                Err(RunError::NoInit(node.id.clone(), self.dir.path().join("node-logs")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn note_node(&mut self, node: usize, change: NodeChange) -> io::Result<()> {
+        let id = self.nodes[node].id.clone();
+        let text = match &change {
+            NodeChange::Exited { status } => Some(format!("{id} ended by itself: {status}")),
+            NodeChange::BadLine { text, line } => Some(format!("{id} wrote a bad line ({text}): {line}")),
+            _ => None,
+        };
+        if let Some(text) = text {
+            self.progress.note(self.recorder.now_ns(), &text);
+        }
+        self.recorder.record(Event::Node { node: id, change }).map(|_| ())
+    }
+
+    /// Applies what the nemesis decided.
+    pub(super) fn apply(&mut self, steps: Vec<Step>) -> io::Result<()> {
+        for step in steps {
+            let (fault, action) = match &step {
+                Step::Begin(fault) => (fault, FaultAction::Begin),
+                Step::End(fault) => (fault, FaultAction::End),
+            };
+            let nodes = fault.nodes.iter().map(|node| self.nodes[*node].id.clone()).collect();
+            let (kind, text) = (fault.kind, fault.text.clone());
+            let name = kind.name();
+            let said =
+                if action == FaultAction::Begin { format!("{name}: {text}") } else { format!("{name} over: {text}") };
+            self.progress.note(self.recorder.now_ns(), &said);
+            self.recorder.record(Event::Fault { fault: fault.number, kind, action, nodes, text })?;
+            match &step {
+                Step::Begin(fault) => self.begin(fault)?,
+                Step::End(fault) => self.end(fault)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, fault: &Planned) -> io::Result<()> {
+        match &fault.links {
+            LinkFault::None => {}
+            LinkFault::Cut(links) => self.links.cut(fault.number, links.clone()),
+            LinkFault::Lose(share) => self.links.lose(fault.number, *share),
+            LinkFault::Duplicate(share) => self.links.duplicate(fault.number, *share),
+            LinkFault::Slow => self.links.slow(fault.number),
+        }
+        for node in fault.nodes.iter().copied() {
+            match fault.kind {
+                FaultKind::Kill | FaultKind::KillAll => {
+                    self.nodes[node].holds += 1;
+                    self.kill(node)?;
+                }
+                FaultKind::Wipe => {
+                    self.nodes[node].holds += 1;
+                    self.kill_for(node, StoreTask::Wipe)?;
+                }
+                FaultKind::Rollback => self.kill_for(node, StoreTask::Copy)?,
+                FaultKind::Pause => {
+                    if let Some(process) = self.nodes[node].process.as_mut().filter(|process| !process.killed) {
+                        process.pause()?;
+                    }
+                }
+                FaultKind::Partition | FaultKind::Loss | FaultKind::Duplicate | FaultKind::Slow => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, fault: &Planned) -> io::Result<()> {
+        self.links.mend(fault.number);
+        let paused_elsewhere = |node: usize, runner: &Self| {
+            let others = runner.nemesis.active().iter().filter(|other| other.number != fault.number);
+            others.filter(|other| other.kind == FaultKind::Pause).any(|other| other.nodes.contains(&node))
+        };
+        for node in fault.nodes.iter().copied() {
+            match fault.kind {
+                FaultKind::Kill | FaultKind::KillAll | FaultKind::Wipe => self.nodes[node].holds -= 1,
+                FaultKind::Rollback => self.kill_for(node, StoreTask::Restore)?,
+                FaultKind::Pause => {
+                    let go_on = !paused_elsewhere(node, self);
+                    if let Some(process) = self.nodes[node].process.as_mut().filter(|process| process.paused && go_on) {
+                        process.resume()?;
+                    }
+                }
+                FaultKind::Partition | FaultKind::Loss | FaultKind::Duplicate | FaultKind::Slow => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// SIGKILL. What the process said before is still heard.
+    fn kill(&mut self, number: usize) -> io::Result<()> {
+        let node = &mut self.nodes[number];
+        let Some(process) = node.process.as_mut().filter(|process| !process.killed) else { return Ok(()) };
+        process.kill()?;
+        node.ready = false;
+        let dropped = node.inbox.drop_clients();
+        self.net.to_dead += dropped;
+        self.control.retain(|(_, asked, _)| *asked != number);
+        self.note_node(number, NodeChange::Killed)
+    }
+
+    fn kill_for(&mut self, node: usize, task: StoreTask) -> io::Result<()> {
+        self.kill(node)?;
+        self.nodes[node].tasks.push(task);
+        if self.nodes[node].process.is_none() { self.do_tasks(node) } else { Ok(()) }
+    }
+
+    /// Everything that a node's process said is read.
+    pub(super) fn node_ended(&mut self, number: usize) -> io::Result<()> {
+        let node = &mut self.nodes[number];
+        let Some(process) = node.process.take() else { return Ok(()) };
+        let killed = process.killed;
+        let (status, cpu_s) = process.reap()?;
+        node.cpu_s += cpu_s;
+        node.ready = false;
+        if !killed {
+            node.not_before_ns = self.recorder.now_ns() + RESTART_NS;
+            let dropped = self.nodes[number].inbox.drop_clients();
+            self.net.to_dead += dropped;
+            self.control.retain(|(_, asked, _)| *asked != number);
+            self.note_node(number, NodeChange::Exited { status: describe(status) })?;
+        }
+        for (process, pending) in self.clients.node_died(number) {
+            let why = Some((self.recorder.history.next, "the node died".to_owned()));
+            self.complete(process, &pending, Outcome::Unknown(why))?;
+        }
+        self.do_tasks(number)
+    }
+
+    fn do_tasks(&mut self, number: usize) -> io::Result<()> {
+        let id = self.nodes[number].id.clone();
+        let (data, copy) = (self.dir.node_data(&id), self.dir.copy(&id));
+        for task in std::mem::take(&mut self.nodes[number].tasks) {
+            let change = match task {
+                StoreTask::Copy => {
+                    replace_tree(&data, &copy)?;
+                    NodeChange::Copied
+                }
+                StoreTask::Wipe => {
+                    std::fs::remove_dir_all(&data)?;
+                    NodeChange::Wiped
+                }
+                StoreTask::Restore => {
+                    replace_tree(&copy, &data)?;
+                    NodeChange::RolledBack
+                }
+            };
+            self.note_node(number, change)?;
+        }
+        Ok(())
+    }
+}
+
+fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => status.to_string(),
+    }
+}
