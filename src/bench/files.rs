@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
+use super::checker::Results;
 use super::history::Workload;
 
 /// The directory of one run.
@@ -73,6 +74,16 @@ impl RunDir {
     pub fn node_log(&self, node: &str) -> io::Result<File> {
         File::options().create(true).append(true).open(self.path.join("node-logs").join(format!("{node}.log")))
     }
+}
+
+/// Writes `results.json`.
+///
+/// # Errors
+/// As the system has it.
+pub fn write_results(dir: &Path, results: &Results) -> io::Result<()> {
+    let mut text = serde_json::to_string_pretty(results)?;
+    text.push('\n');
+    std::fs::write(dir.join("results.json"), text)
 }
 
 /// Makes `to` the same tree of files as `from`, which may be missing.

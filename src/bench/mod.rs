@@ -9,6 +9,7 @@
 //! The runner writes a [`history`]; everything after it is a pure function over that file, so a saved one can be judged
 //! again.
 
+pub mod checker;
 mod clients;
 mod files;
 mod generator;
@@ -20,5 +21,6 @@ mod options;
 mod run;
 mod wire;
 
+pub use files::write_results;
 pub use options::{Distribution, Latency, Options, Topology};
 pub use run::{Finished, Progress, RunError, Status, run};

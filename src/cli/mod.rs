@@ -1,6 +1,8 @@
 //! The command line: thin. What a command does is elsewhere.
 
+mod check;
 mod dump;
+mod progress;
 mod serve;
 mod test;
 
@@ -38,7 +40,11 @@ enum Command {
     #[command(after_help = dump::AFTER_HELP)]
     Dump(dump::DumpArgs),
     /// Run nodes under a test bench that kills and restarts them, and judge what the clients saw
+    #[command(after_help = check::EXIT_CODES)]
     Test(test::TestArgs),
+    /// Judge the saved history of a run of `orset test` again
+    #[command(after_help = check::EXIT_CODES)]
+    Check(check::CheckArgs),
 }
 
 /// The user has asked for something that there is not.
@@ -50,13 +56,14 @@ struct Usage(String);
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
-        None => serve::run(cli.serve),
-        Some(Command::Serve(args)) => serve::run(args),
-        Some(Command::Dump(args)) => dump::run(args),
+        None => serve::run(cli.serve).map(|()| 0),
+        Some(Command::Serve(args)) => serve::run(args).map(|()| 0),
+        Some(Command::Dump(args)) => dump::run(args).map(|()| 0),
         Some(Command::Test(args)) => test::run(args),
+        Some(Command::Check(args)) => check::run(args),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("orset: {error}");
             ExitCode::from(exit_code(&error))
@@ -64,9 +71,20 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Nobody reads the output any more: no failure.
+fn unless_closed(outcome: std::io::Result<()>) -> std::io::Result<()> {
+    match outcome {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        outcome => outcome,
+    }
+}
+
 fn exit_code(error: &anyhow::Error) -> u8 {
     if error.is::<Usage>() {
         return 2;
+    }
+    if error.is::<check::NoVerdict>() {
+        return 3;
     }
     let store = match error.downcast_ref::<NodeError>() {
         Some(NodeError::Store(store)) => Some(store),

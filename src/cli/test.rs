@@ -7,6 +7,9 @@ use std::time::Duration;
 use clap::Args;
 
 use super::Usage;
+use super::check::{NoVerdict, summary};
+use super::progress;
+use crate::bench::checker::{self, CheckOptions, Demand, Results};
 use crate::bench::history::{FaultKind, Workload};
 use crate::bench::{self, Distribution, Latency, Options, Topology};
 
@@ -64,6 +67,9 @@ pub struct TestArgs {
     /// Share of the requests of or-set that are removes
     #[arg(long, value_name = "SHARE", default_value_t = 0.25, value_parser = share)]
     remove_share: f64,
+    /// Share of the requests that must be answered well: `total`, or a number from 0 to 1
+    #[arg(long, value_name = "SHARE", default_value = "none")]
+    availability: Demand,
     /// After the time limit, the nodes have so long to agree, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = positive)]
     recovery: f64,
@@ -156,36 +162,21 @@ impl TestArgs {
     }
 }
 
-/// Runs the bench.
-pub fn run(args: TestArgs) -> anyhow::Result<()> {
+/// Runs the bench, judges the run, and says so. Gives the exit code.
+pub fn run(args: TestArgs) -> anyhow::Result<u8> {
+    super::start_logging("warn");
+    let check = CheckOptions { availability: args.availability };
     let options = args.options()?;
-    let mut progress = Lines::default();
-    eprintln!("seed {}", options.seed);
-    let finished = bench::run(&options, &mut progress)?;
-    println!("{}", finished.dir.display());
-    Ok(())
+    let results = judge(&options, &check).map_err(NoVerdict::from)?;
+    Ok(results.exit_code())
 }
 
-/// Progress as plain lines on stderr.
-#[derive(Default)]
-struct Lines {
-    next_ns: u64,
-}
-
-impl bench::Progress for Lines {
-    fn status(&mut self, status: &bench::Status) {
-        if status.now_ns >= self.next_ns {
-            self.next_ns = status.now_ns + 5_000_000_000;
-            let seconds = status.now_ns as f64 / 1e9;
-            let bench::Status { operations, ok, failed, .. } = status;
-            eprintln!(
-                "{seconds:6.1} s  {operations} requests: {ok} ok, {failed} refused  {}",
-                status.faults.join(", ")
-            );
-        }
-    }
-
-    fn note(&mut self, now_ns: u64, text: &str) {
-        eprintln!("{:6.1} s  {text}", now_ns as f64 / 1e9);
-    }
+fn judge(options: &Options, check: &CheckOptions) -> anyhow::Result<Results> {
+    let mut progress = progress::progress(options.time_limit);
+    let finished = bench::run(options, progress.as_mut())?;
+    drop(progress);
+    let results = checker::check(&finished.history, check);
+    bench::write_results(&finished.dir, &results)?;
+    summary::print(&results, Some(&finished.dir))?;
+    Ok(results)
 }

@@ -4,6 +4,7 @@ use std::io;
 
 use serde_json::Value;
 
+use super::super::checker::or_set;
 use super::super::clients::TIMEOUT_NS;
 use super::super::history::{Event, Phase, Request, Workload};
 use super::{Runner, settle};
@@ -193,7 +194,7 @@ impl Runner<'_> {
 
     fn drain(&mut self, mut drain: Drain, now_ns: u64) -> io::Result<()> {
         if drain.todo.is_empty() && drain.clients.iter().all(|client| self.clients.is_free(*client)) {
-            let missing = settle::still_to_drain(&self.recorder.history);
+            let missing = or_set::still_to_drain(&self.recorder.history);
             if missing.is_empty() || now_ns > drain.until_ns {
                 self.stage = Stage::Done;
                 return Ok(());

@@ -1,0 +1,232 @@
+//! What the history says of each tag: who added it, which removes named it, which may have taken it, and what a wipe or a
+//! rollback may have undone.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use serde_json::Value;
+
+use super::super::key::key;
+use crate::bench::history::{Acknowledged, History, Moment, NodeChange, Operation, Outcome, Phase, Request};
+
+/// An acknowledged remove that named a tag.
+#[derive(Clone, Copy)]
+pub struct Naming<'a> {
+    /// The remove.
+    pub remove: &'a Operation,
+    /// When it was answered.
+    pub completed: Moment,
+    /// A wipe or a rollback of its node may have undone it.
+    pub at_risk: bool,
+}
+
+/// An acknowledged add.
+pub struct Tag<'a> {
+    /// The tag.
+    pub tag: &'a str,
+    /// Its element, as a key.
+    pub element: String,
+    /// The add.
+    pub add: &'a Operation,
+    /// When it was answered.
+    pub completed: Moment,
+    /// Since when a wipe or a rollback of its node may have undone it: the index of that event.
+    pub at_risk: Option<usize>,
+    /// Another node has seen it, and kept what it had seen.
+    pub witnessed: bool,
+    /// An unanswered remove may have taken it.
+    pub takeable: bool,
+    /// The acknowledged removes that named it, in the order of their invocation.
+    pub named: Vec<Naming<'a>>,
+}
+
+/// What can be said of a tag at the end of the phase `main`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is there.
+    Lives,
+    /// It is not.
+    Gone,
+    /// The history does not say.
+    Undecided,
+}
+
+impl Tag<'_> {
+    /// What must have become of it before the drain.
+    pub fn fate(&self) -> Fate {
+        let named = || self.named.iter().filter(|naming| naming.remove.phase != Phase::Drain);
+        if named().any(|naming| !naming.at_risk) {
+            Fate::Gone
+        } else if self.takeable || (self.at_risk.is_some() && !self.witnessed) || named().next().is_some() {
+            Fate::Undecided
+        } else {
+            Fate::Lives
+        }
+    }
+}
+
+/// An unanswered remove: from when to when it may take a tag.
+#[derive(Clone, Copy)]
+pub struct Taker {
+    /// Index of its invocation.
+    pub invoked: usize,
+    /// It takes no tag whose add was invoked after this: its process was dead.
+    pub until: usize,
+}
+
+/// What the history says of one element.
+#[derive(Default)]
+pub struct Element<'a> {
+    /// The value, once.
+    pub value: Option<&'a Value>,
+    /// Every add that was not refused: index of the invocation.
+    pub adds: Vec<usize>,
+    /// The adds that were not answered.
+    pub unanswered: Vec<&'a Operation>,
+    /// The removes that were not answered.
+    pub takers: Vec<Taker>,
+    /// Places of its acknowledged tags.
+    pub tags: Vec<usize>,
+    /// Tags that acknowledged removes named, and that no answered add had got.
+    pub unknown: BTreeMap<&'a str, Vec<Naming<'a>>>,
+}
+
+/// All of it.
+pub struct Facts<'a> {
+    /// Every acknowledged add, in the order of invocation.
+    pub tags: Vec<Tag<'a>>,
+    /// The place of each tag; of one that came twice, the first.
+    pub by_tag: HashMap<&'a str, usize>,
+    /// By key.
+    pub elements: BTreeMap<String, Element<'a>>,
+}
+
+/// Since when what a node did at `invoked` may be undone: the index of the first wipe after it, or of the first rollback
+/// to a copy from before it. Copies are taken while the node is down, so no operation lies on both sides of one.
+pub fn risk(history: &History, node: usize, invoked: Moment) -> Option<usize> {
+    let mut copied: Option<Moment> = None;
+    for life in history.lives.iter().filter(|life| life.node == node) {
+        match life.change {
+            NodeChange::Copied => copied = Some(life.at),
+            NodeChange::Wiped if life.at > invoked => return Some(life.at.index),
+            NodeChange::RolledBack if life.at > invoked && copied.is_none_or(|copied| copied < invoked) => {
+                return Some(life.at.index);
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+impl<'a> Facts<'a> {
+    /// Gathers them.
+    pub fn new(history: &'a History) -> Self {
+        let mut facts = Facts { tags: Vec::new(), by_tag: HashMap::new(), elements: BTreeMap::new() };
+        let hurt: HashSet<usize> =
+            history.lives.iter().filter(|life| loses(&life.change)).map(|life| life.node).collect();
+        let risk = |operation: &Operation| {
+            if hurt.contains(&operation.node) { risk(history, operation.node, operation.invoked) } else { None }
+        };
+        for operation in &history.operations {
+            match &operation.request {
+                Request::Add { element } => facts.take_add(operation, element, risk(operation)),
+                Request::Remove { element } if operation.is_unknown() => {
+                    let until = history.death(operation.node, operation.invoked).map_or(usize::MAX, |at| at.index);
+                    let takers = &mut facts.elements.entry(key(element)).or_default().takers;
+                    takers.push(Taker { invoked: operation.invoked.index, until });
+                }
+                _ => {}
+            }
+        }
+        // Only now are all tags known, also those of adds that were answered late.
+        for operation in &history.operations {
+            if let Some((completed, Acknowledged::Remove(element, tags))) = operation.acknowledged() {
+                let naming = Naming { remove: operation, completed, at_risk: risk(operation).is_some() };
+                facts.take_remove(naming, element, tags);
+            }
+        }
+        for tag in &mut facts.tags {
+            let takers = &facts.elements[&tag.element].takers;
+            tag.takeable = takers.iter().any(|taker| tag.add.invoked.index < taker.until);
+        }
+        facts.take_witnesses(history, &risk);
+        facts
+    }
+
+    fn take_add(&mut self, operation: &'a Operation, value: &'a Value, at_risk: Option<usize>) {
+        if matches!(operation.outcome, Outcome::Fail(..)) {
+            return;
+        }
+        let element = self.elements.entry(key(value)).or_default();
+        element.value = Some(value);
+        element.adds.push(operation.invoked.index);
+        match operation.acknowledged() {
+            Some((completed, Acknowledged::Add(_, Some(tag)))) => {
+                let place = self.tags.len();
+                element.tags.push(place);
+                self.by_tag.entry(tag).or_insert(place);
+                self.tags.push(Tag {
+                    tag,
+                    element: key(value),
+                    add: operation,
+                    completed,
+                    at_risk,
+                    witnessed: false,
+                    takeable: false,
+                    named: Vec::new(),
+                });
+            }
+            _ => element.unanswered.push(operation),
+        }
+    }
+
+    fn take_remove(&mut self, naming: Naming<'a>, element: &Value, tags: &'a [String]) {
+        for tag in tags {
+            match self.by_tag.get(tag.as_str()) {
+                Some(place) => self.tags[*place].named.push(naming),
+                None => {
+                    let unknown = &mut self.elements.entry(key(element)).or_default().unknown;
+                    unknown.entry(tag).or_default().push(naming);
+                }
+            }
+        }
+    }
+
+    /// A read on another node that shows the element, when nobody else had added it by then, has seen that very tag; and
+    /// what that node has seen it passes on, unless it loses it itself.
+    fn take_witnesses(&mut self, history: &History, risk: &dyn Fn(&Operation) -> Option<usize>) {
+        if self.tags.iter().all(|tag| tag.at_risk.is_none()) {
+            return;
+        }
+        for operation in &history.operations {
+            let Some((completed, Acknowledged::Read(elements))) = operation.acknowledged() else { continue };
+            if risk(operation).is_some() {
+                continue;
+            }
+            for value in elements {
+                let Some(element) = self.elements.get(&key(value)) else { continue };
+                if let [only, rest @ ..] = element.adds.as_slice()
+                    && rest.iter().all(|add| *add > completed.index)
+                    && let Some(place) = element.tags.first()
+                {
+                    let tag = &mut self.tags[*place];
+                    tag.witnessed |= tag.add.invoked.index == *only && tag.add.node != operation.node;
+                }
+            }
+        }
+    }
+
+    /// The elements of which a tag must still be there, though the drain has not named it.
+    pub fn still_to_drain(&self) -> Vec<Value> {
+        let missing = |element: &&Element| {
+            element.tags.iter().any(|place| {
+                let tag = &self.tags[*place];
+                tag.named.is_empty() && tag.fate() == Fate::Lives
+            })
+        };
+        self.elements.values().filter(missing).filter_map(|element| element.value.cloned()).collect()
+    }
+}
+
+fn loses(change: &NodeChange) -> bool {
+    matches!(change, NodeChange::Wiped | NodeChange::RolledBack)
+}

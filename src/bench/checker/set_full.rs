@@ -1,0 +1,295 @@
+//! Workloads `g-set` and `broadcast`, with the meaning of Jepsen's `set-full` (`jepsen.checker/set-full`): an element is
+//! known once its add is answered or a read has shown it. It is stable if the last read that could show it does, lost if
+//! a read that began after it was known lacks it and no later one shows it, and never read otherwise. Beside that: no
+//! element from nowhere, none twice in a read, and all nodes' final reads agree.
+
+use std::collections::{BTreeSet, HashMap};
+
+use serde_json::Value;
+
+use super::figures::quantiles;
+use super::key::key;
+use super::{Anomaly, AnomalyKind, Findings, SetFullFigures, Stale};
+use crate::bench::history::{Acknowledged, History, Moment, Operation, Outcome, Request};
+
+/// So many elements are told in the figures.
+const TOLD: usize = 8;
+
+/// An element and what the reads say of it.
+struct Element<'a> {
+    value: &'a Value,
+    add: &'a Operation,
+    known: Option<Moment>,
+    last_present: Option<Moment>,
+    last_absent: Option<Moment>,
+}
+
+/// A read that was answered: when it began, when it ended, and the places of its elements, in order.
+struct Read {
+    invoked: Moment,
+    completed: Moment,
+    holds: Vec<bool>,
+}
+
+/// Judges the adds and reads.
+pub fn check(history: &History, findings: &mut Findings) -> SetFullFigures {
+    let mut figures = SetFullFigures::default();
+    let mut elements: Vec<Element> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
+    for operation in &history.operations {
+        if let Request::Add { element } = &operation.request {
+            figures.attempt_count += 1;
+            let known = operation.ok().map(|(at, _)| at);
+            figures.acknowledged_count += u64::from(known.is_some());
+            places.entry(key(element)).or_insert_with(|| {
+                elements.push(Element { value: element, add: operation, known, last_present: None, last_absent: None });
+                elements.len() - 1
+            });
+        }
+    }
+    let reads = reads(history, &elements, &places, &mut figures, findings);
+    for (place, element) in elements.iter_mut().enumerate() {
+        observe(element, place, &reads);
+    }
+    judge(history, &elements, &mut figures, findings);
+    figures.converged_after_s = super::convergence::converged_after_s(history, findings);
+    figures
+}
+
+fn reads(
+    history: &History,
+    elements: &[Element],
+    places: &HashMap<String, usize>,
+    figures: &mut SetFullFigures,
+    findings: &mut Findings,
+) -> Vec<Read> {
+    let mut twice = BTreeSet::new();
+    let mut reads = Vec::new();
+    for operation in &history.operations {
+        let Some((completed, Acknowledged::Read(values))) = operation.acknowledged() else { continue };
+        let mut holds = vec![false; elements.len()];
+        let mut wrong = |kind: AnomalyKind, text: String, operations: Vec<usize>| {
+            let node = Some(history.run.nodes[operation.node].clone());
+            findings.anomaly(kind, || Anomaly { kind, text, operations, node });
+        };
+        for value in values {
+            let lines = vec![operation.invoked.index, completed.index];
+            let never = |place: usize| {
+                let add = elements[place].add;
+                add.invoked > completed || matches!(add.outcome, Outcome::Fail(..))
+            };
+            match places.get(&key(value)) {
+                None => wrong(AnomalyKind::ElementFromNowhere, format!("nobody had added {value}"), lines),
+                Some(place) if never(*place) => {
+                    let text = format!("the add of {value} was refused, or came after the read");
+                    wrong(
+                        AnomalyKind::ElementFromNowhere,
+                        text,
+                        [lines, vec![elements[*place].add.invoked.index]].concat(),
+                    );
+                }
+                Some(place) if holds[*place] => {
+                    twice.insert(*place);
+                    wrong(AnomalyKind::DuplicateElement, format!("{value} stands twice in a read"), lines);
+                }
+                Some(place) => holds[*place] = true,
+            }
+        }
+        reads.push(Read { invoked: operation.invoked, completed, holds });
+    }
+    figures.duplicated_count = twice.len() as u64;
+    reads
+}
+
+/// What the reads, in the order in which they began, say of one element.
+fn observe(element: &mut Element, place: usize, reads: &[Read]) {
+    let seen = reads.iter().filter(|read| read.holds[place]).map(|read| read.completed).min();
+    element.known = [element.known, seen].into_iter().flatten().min();
+    for read in reads.iter().rev().filter(|read| read.completed > element.add.invoked) {
+        let last = if read.holds[place] { &mut element.last_present } else { &mut element.last_absent };
+        last.get_or_insert(read.invoked);
+        if element.last_present.is_some() && element.last_absent.is_some() {
+            break;
+        }
+    }
+}
+
+fn judge(history: &History, elements: &[Element], figures: &mut SetFullFigures, findings: &mut Findings) {
+    let (mut stable, mut lost) = (Vec::new(), Vec::new());
+    let mut stale = Vec::new();
+    let after = |from: Option<Moment>, known: Moment| {
+        from.map_or(0.0, |from| (from.time_ns + 1).saturating_sub(known.time_ns) as f64 / 1e6)
+    };
+    for element in elements {
+        let Some(known) = element.known else { continue };
+        match (element.last_present, element.last_absent) {
+            (Some(present), absent) if absent.is_none_or(|absent| absent < present) => {
+                let latency = after(absent, known);
+                stable.push(latency);
+                if let Some(absent) = absent.filter(|absent| *absent > known) {
+                    let (value, add) = (element.value.clone(), element.add.invoked.index);
+                    stale.push(Stale { element: value, add, last_absent: absent.index, stable_latency: latency });
+                }
+            }
+            (present, Some(absent)) if absent > known => {
+                lost.push(after(present, known));
+                figures.lost.push(element.value.clone());
+                findings.anomaly(AnomalyKind::LostElement, || Anomaly {
+                    kind: AnomalyKind::LostElement,
+                    text: format!("{} was known, and a later read lacks it for good", element.value),
+                    operations: vec![element.add.invoked.index, known.index, absent.index],
+                    node: Some(history.run.nodes[element.add.node].clone()),
+                });
+            }
+            _ => {
+                figures.never_read_count += 1;
+                figures.never_read.push(element.value.clone());
+            }
+        }
+    }
+    figures.stable_count = stable.len() as u64;
+    figures.lost_count = lost.len() as u64;
+    figures.stale_count = stale.len() as u64;
+    figures.stable_latencies = quantiles(stable);
+    figures.lost_latencies = quantiles(lost);
+    stale.sort_by(|a, b| b.stable_latency.total_cmp(&a.stable_latency));
+    stale.truncate(TOLD);
+    figures.worst_stale = stale;
+    figures.lost.truncate(TOLD);
+    figures.never_read.truncate(TOLD);
+    if figures.stable_count == 0 {
+        findings.unknown("no element became stable");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::{AnomalyKind, CheckOptions, Results, Validity, check};
+    use crate::bench::history::{Answer, End, Event, FORMAT, History, Moment, Phase, Request, Run, Workload};
+
+    /// A history of one client a node on nodes n0 and n1.
+    struct Script(History);
+
+    impl Script {
+        fn new() -> Self {
+            let nodes = vec!["n0".to_owned(), "n1".to_owned()];
+            let (started, options) = (String::new(), [].into());
+            let run = Run { format: FORMAT, workload: Workload::GSet, nodes, seed: 1, started, options };
+            Script(History::new(run))
+        }
+
+        fn push(&mut self, event: Event) -> usize {
+            let at = Moment { index: self.0.next.index, time_ns: self.0.next.index as u64 * 1_000_000 };
+            self.0.push(at, event).expect("a history");
+            at.index
+        }
+
+        fn invoke(&mut self, node: usize, request: Request) -> usize {
+            let phase = if self.0.phases.is_empty() { Phase::Main } else { Phase::Final };
+            self.push(Event::Invoke { process: format!("c{node}"), node: format!("n{node}"), phase, request })
+        }
+
+        fn ok(&mut self, op: usize, answer: Answer) {
+            self.push(Event::Ok { op, process: "c0".to_owned(), answer });
+        }
+
+        fn add(&mut self, node: usize, element: u64) {
+            let op = self.invoke(node, Request::Add { element: json!(element) });
+            self.ok(op, Answer::Add { tag: None });
+        }
+
+        fn read(&mut self, node: usize, elements: &[u64]) {
+            let op = self.invoke(node, Request::Read);
+            self.ok(op, Answer::Read { elements: elements.iter().map(|element| json!(element)).collect() });
+        }
+
+        fn results(mut self, last: &[u64]) -> Results {
+            self.push(Event::Phase { phase: Phase::Final });
+            self.read(0, last);
+            self.read(1, last);
+            self.push(Event::End(End::default()));
+            check(&self.0, &CheckOptions::default())
+        }
+    }
+
+    fn kinds(results: &Results) -> Vec<AnomalyKind> {
+        results.anomaly_counts.keys().copied().collect()
+    }
+
+    #[test]
+    fn what_every_read_shows_from_some_moment_on_is_stable() {
+        let mut script = Script::new();
+        script.add(0, 1);
+        script.read(1, &[]);
+        script.add(1, 2);
+        let results = script.results(&[2, 1]);
+        assert_eq!(results.valid, Validity::Valid, "{results:?}");
+        let figures = results.set_full.expect("its workload");
+        assert_eq!((figures.stable_count, figures.lost_count, figures.stale_count), (2, 0, 1));
+        assert_eq!(figures.worst_stale[0].element, json!(1));
+        assert_eq!(figures.stable_latencies.map(|latency| latency.max), Some(1.000_001));
+    }
+
+    #[test]
+    fn what_later_reads_lack_is_lost() {
+        let mut script = Script::new();
+        script.add(0, 1);
+        script.add(0, 2);
+        script.read(0, &[1, 2]);
+        let results = script.results(&[2]);
+        assert_eq!((results.valid, kinds(&results)), (Validity::Invalid, vec![AnomalyKind::LostElement]));
+        assert_eq!(results.set_full.expect("its workload").lost, [json!(1)]);
+    }
+
+    #[test]
+    fn an_unanswered_add_may_show_or_not_but_a_refused_one_may_not() {
+        for (refused, last, valid) in [
+            (false, &[1, 9][..], Validity::Valid),
+            (false, &[9][..], Validity::Valid),
+            (true, &[9][..], Validity::Valid),
+            (true, &[1, 9][..], Validity::Invalid),
+        ] {
+            let mut script = Script::new();
+            script.add(0, 9);
+            let op = script.invoke(0, Request::Add { element: json!(1) });
+            let (process, text) = ("c0".to_owned(), String::new());
+            script.push(if refused {
+                Event::Fail { op, process, code: 11, text }
+            } else {
+                Event::Info { op, process, text }
+            });
+            assert_eq!(script.results(last).valid, valid, "refused: {refused}, read: {last:?}");
+        }
+    }
+
+    #[test]
+    fn elements_from_nowhere_and_twice_are_found() {
+        let mut script = Script::new();
+        script.add(0, 1);
+        script.read(0, &[1, 1]);
+        script.read(0, &[1, 7]);
+        let results = script.results(&[1]);
+        assert_eq!(kinds(&results), [AnomalyKind::ElementFromNowhere, AnomalyKind::DuplicateElement]);
+    }
+
+    #[test]
+    fn nothing_read_is_unknown() {
+        let results = Script::new().results(&[]);
+        assert_eq!(results.valid, Validity::Unknown);
+    }
+
+    #[test]
+    fn final_reads_that_differ_are_no_agreement() {
+        let mut script = Script::new();
+        script.add(0, 1);
+        script.push(Event::Phase { phase: Phase::Final });
+        script.read(0, &[1]);
+        script.read(1, &[]);
+        script.read(0, &[1]);
+        script.push(Event::End(End::default()));
+        let results = check(&script.0, &CheckOptions::default());
+        assert!(kinds(&results).contains(&AnomalyKind::NoAgreement), "{results:?}");
+    }
+}
