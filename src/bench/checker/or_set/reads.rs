@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::super::key::key;
 use super::super::{AnomalyKind, OrSetFigures};
-use super::facts::{Fate, Tag};
+use super::facts::{Fate, Naming, Tag};
 use super::{Checker, may_have_happened};
 use crate::bench::history::{Acknowledged, Moment, Operation, Phase, Request};
 
@@ -74,8 +74,9 @@ impl<'a> Checker<'a> {
         for (name, element) in &facts.elements {
             let tags = || element.tags.iter().map(|place| &facts.tags[*place]);
             let lives = tags().find(|tag| tag.fate() == Fate::Lives);
-            // Some of the unanswered adds are known to have been taken again.
-            let taken = element.unknown.values().filter(|named| named.iter().any(|naming| !naming.at_risk)).count();
+            // Some of the unanswered adds are known to have been taken again before the drain.
+            let before_drain = |naming: &Naming| naming.remove.phase != Phase::Drain && !naming.at_risk;
+            let taken = element.unknown.values().filter(|named| named.iter().any(before_drain)).count();
             let open = element.unanswered.len() > taken || tags().any(|tag| tag.fate() == Fate::Undecided);
             match (lives, open) {
                 (Some(_), _) => figures.must_be_present += 1,

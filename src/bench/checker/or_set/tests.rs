@@ -265,6 +265,12 @@ fn final_reads_hold_an_element_exactly_if_a_tag_lives() {
     };
     assert_eq!(open(&[1]), []);
     assert_eq!(open(&[1, 8]), [AnomalyKind::ResurrectedElement]);
+    // That the drain takes it says nothing of the reads before it.
+    let script = with_one(|script| {
+        script.start_add(1);
+        script.remove(0, &[1]);
+    });
+    expect(&script.end(&["x"], &[8]), &[]);
 }
 
 #[test]
