@@ -2,6 +2,7 @@
 
 mod dump;
 mod serve;
+mod supervise;
 
 use std::process::ExitCode;
 
@@ -36,6 +37,9 @@ enum Command {
     /// Show what is in a store, without changing a byte of it and while its node may be running
     #[command(after_help = dump::AFTER_HELP)]
     Dump(dump::DumpArgs),
+    /// Run a node that is killed and restarted at random times, as one node to Maelstrom
+    #[command(after_help = supervise::AFTER_HELP)]
+    Supervise(supervise::SuperviseArgs),
 }
 
 /// The user has asked for something that there is not.
@@ -47,12 +51,13 @@ struct Usage(String);
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
-        None => serve::run(cli.serve),
-        Some(Command::Serve(args)) => serve::run(args),
-        Some(Command::Dump(args)) => dump::run(args),
+        None => serve::run(cli.serve).map(|()| ExitCode::SUCCESS),
+        Some(Command::Serve(args)) => serve::run(args).map(|()| ExitCode::SUCCESS),
+        Some(Command::Dump(args)) => dump::run(args).map(|()| ExitCode::SUCCESS),
+        Some(Command::Supervise(args)) => supervise::run(args).map(ExitCode::from),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("orset: {error}");
             ExitCode::from(exit_code(&error))
