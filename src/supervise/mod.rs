@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::process::Signal;
 
 use crate::node::input::LineBuffer;
 use node::{Node, take_lines};
@@ -205,7 +206,9 @@ impl Supervisor {
         let lines = node.read_rest().map_err(io_error("cannot read from the node"))?;
         lines.into_iter().for_each(|line| self.rules.from_child(line, now_ms, &mut todo));
         let undelivered = node.queue.take_unwritten();
-        self.rules.child_ended(undelivered, now_ms, &mut todo);
+        let status = node.child.wait().map_err(io_error("cannot wait for the node"))?;
+        let by_kill = status.signal() == Some(Signal::KILL.as_raw());
+        self.rules.child_ended(by_kill, undelivered, now_ms, &mut todo);
         let ended = self.perform(todo)?;
         self.node = None;
         Ok(ended)

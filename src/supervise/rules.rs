@@ -238,9 +238,10 @@ impl Rules {
         }
     }
 
-    /// The child has ended, and its last whole line was handed over. `undelivered` are the lines that it did not take.
-    pub fn child_ended(&mut self, undelivered: Vec<Vec<u8>>, now_ms: u64, todo: &mut Vec<Do>) {
-        if self.phase != Phase::Dying {
+    /// The child has ended, and its last whole line was handed over. `by_kill` if SIGKILL has ended it: a child that was
+    /// quicker than its kill has ended of itself. `undelivered` are the lines that it did not take.
+    pub fn child_ended(&mut self, by_kill: bool, undelivered: Vec<Vec<u8>>, now_ms: u64, todo: &mut Vec<Do>) {
+        if self.phase != Phase::Dying || !by_kill {
             self.over = true;
             todo.push(Do::EndAsChild);
             return;
