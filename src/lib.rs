@@ -9,3 +9,4 @@ pub mod maelstrom;
 pub mod node;
 pub mod replica;
 pub mod storage;
+pub mod supervise;

@@ -16,7 +16,7 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     ("node", &["crdt", "storage", "replica", "maelstrom"]),
     // Processes, and nothing of ours.
     ("child", &[]),
-    ("supervise", &["child"]),
+    ("supervise", &["node", "child"]),
     ("bench", &["crdt", "storage", "replica", "maelstrom", "node", "child"]),
     ("sim", &["crdt", "storage", "replica", "maelstrom", "node"]),
     ("dump", &["crdt", "storage"]),

@@ -26,11 +26,12 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
 
 /// Says that it is ready, waits for the end of its input, and kills its group, itself included. A child may send its
 /// own group any of these signals (`kill 0` is common in shell scripts), and the kernel does when we die.
@@ -79,6 +80,7 @@ impl Drop for Keeper {
 pub struct Child {
     process: std::process::Child,
     keeper: Keeper,
+    pidfd: OwnedFd,
     /// Writes to its standard input; take and drop it to end that.
     pub stdin: Option<ChildStdin>,
     /// Reads from its standard output.
@@ -97,8 +99,15 @@ impl Child {
         command.process_group(keeper.pid().as_raw_nonzero().get());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr);
         let mut process = command.spawn()?;
+        // It has not been reaped, so this is no other process; and if it fails, the keeper's end kills it.
+        let pidfd = pidfd_open(Pid::from_child(&process), PidfdFlags::empty())?;
         let (stdin, stdout) = (process.stdin.take(), process.stdout.take());
-        Ok(Self { process, keeper, stdin, stdout })
+        Ok(Self { process, keeper, pidfd, stdin, stdout })
+    }
+
+    /// Polls as readable once the child has ended.
+    pub fn ended_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
     }
 
     /// Its process id (not that of its group, which is its keeper's).

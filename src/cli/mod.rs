@@ -4,6 +4,7 @@ mod check;
 mod dump;
 mod progress;
 mod serve;
+mod supervise;
 mod test;
 
 use std::process::ExitCode;
@@ -45,6 +46,9 @@ enum Command {
     /// Judge the saved history of a run of `orset test` again
     #[command(after_help = check::EXIT_CODES)]
     Check(check::CheckArgs),
+    /// Run a node that is killed and restarted at random times, as one node to Maelstrom
+    #[command(after_help = supervise::AFTER_HELP)]
+    Supervise(supervise::SuperviseArgs),
 }
 
 /// The user has asked for something that there is not.
@@ -60,6 +64,7 @@ pub fn main() -> ExitCode {
         Some(Command::Serve(args)) => serve::run(args).map(|()| 0),
         Some(Command::Dump(args)) => dump::run(args).map(|()| 0),
         Some(Command::Test(args)) => test::run(args),
+        Some(Command::Supervise(args)) => supervise::run(args),
         Some(Command::Check(args)) => check::run(args),
     };
     match outcome {
