@@ -11,7 +11,7 @@
 //! - [`crate::child`] sees to it that nothing outlives us.
 //!
 //! # Caveats
-//! A direction that nobody reads from is not read into without end: beyond [`MAX_QUEUED_BYTES`] it waits, as on a full pipe.
+//! A direction that nobody reads from is not read into without end: beyond `MAX_QUEUED_BYTES` it waits, as on a full pipe.
 //! Requests that wait there are younger than they should be when they are stamped.
 
 mod arrivals;
