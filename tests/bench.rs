@@ -117,7 +117,7 @@ fn a_node_that_never_merges_is_caught() {
 #[test]
 fn our_node_is_valid_under_all_faults_of_links_and_processes() {
     let run = bench(
-        "--time-limit 6 --rate 150 --latency 2 --latency-dist exponential --nemesis-interval 2 --seed 1 \
+        "--time-limit 6 --rate 150 --recovery 8 --latency 2 --latency-dist exponential --nemesis-interval 2 --seed 1 \
          --nemesis kill,kill-all,pause,partition,loss,duplicate,slow",
     );
     let results = run.is_valid();
@@ -137,13 +137,14 @@ fn our_node_is_valid_under_all_faults_of_links_and_processes() {
 
 #[test]
 fn our_node_is_valid_without_a_second_init() {
-    bench("--time-limit 4 --rate 150 --nemesis kill,kill-all --nemesis-interval 1 --seed 2 --restart-init no")
+    bench("--time-limit 4 --rate 150 --recovery 6 --nemesis kill,kill-all --nemesis-interval 1 --seed 2 --restart-init no")
         .is_valid();
 }
 
 #[test]
 fn our_node_is_valid_when_stores_are_wiped_and_rolled_back() {
-    let results = bench("--time-limit 6 --rate 150 --nemesis wipe,rollback --nemesis-interval 1 --seed 3").is_valid();
+    let results = bench("--time-limit 6 --rate 150 --recovery 6 --nemesis wipe,rollback --nemesis-interval 1 --seed 3")
+        .is_valid();
     let lost: u64 =
         results["node_events"].as_object().into_iter().flatten().filter_map(|(_, node)| node["wipes"].as_u64()).sum();
     assert!(lost > 0 && results["or_set"]["adds_at_risk"].as_u64() > Some(0), "{results}");

@@ -70,7 +70,7 @@ pub struct TestArgs {
     /// Share of the requests that must be answered well: `total`, or a number from 0 to 1
     #[arg(long, value_name = "SHARE", default_value = "none")]
     availability: Demand,
-    /// After the time limit, the nodes have so long to agree, in seconds
+    /// After the time limit all is healed, and the nodes have so long to agree, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = positive)]
     recovery: f64,
     /// Where runs are kept
@@ -177,6 +177,7 @@ fn judge(options: &Options, check: &CheckOptions) -> anyhow::Result<Results> {
     drop(progress);
     let results = checker::check(&finished.history, check);
     bench::write_results(&finished.dir, &results)?;
+    bench::report::write(&finished.dir, &finished.history)?;
     summary::print(&results, Some(&finished.dir))?;
     Ok(results)
 }

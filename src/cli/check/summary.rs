@@ -71,7 +71,7 @@ fn write(out: &mut String, results: &Results, dir: Option<&Path>) -> std::fmt::R
     };
     write!(out, "{verdict}  {} on {} nodes, seed {}", results.workload.name(), results.nodes.len(), results.seed)?;
     match dir {
-        Some(dir) => writeln!(out, "\n{}", dir.display()),
+        Some(dir) => writeln!(out, "\n{}", dir.join("report.html").display()),
         None => writeln!(out),
     }
 }
