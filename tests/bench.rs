@@ -1,5 +1,7 @@
 //! `orset test` with real processes: correct nodes are valid, and each planted bug is caught by name.
 
+mod support;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -151,6 +153,13 @@ fn our_node_is_valid_when_stores_are_wiped_and_rolled_back() {
 }
 
 #[test]
+fn a_node_that_is_down_can_be_wiped_again() {
+    // Two nodes with faults all the time: some wipe finds its node wiped, and kept down by a kill.
+    bench("--node-count 2 --time-limit 5 --rate 50 --recovery 3 --nemesis kill,wipe,rollback --nemesis-interval 0.3 --seed 1")
+        .is_valid();
+}
+
+#[test]
 fn the_standard_workloads_are_valid_with_kills() {
     for workload in ["g-set", "broadcast", "echo", "unique-ids"] {
         let run = bench(&format!(
@@ -172,4 +181,19 @@ fn too_little_to_judge_is_unknown_and_a_node_that_does_not_start_no_verdict() {
     let run = bench("--bin /bin/false --time-limit 1");
     assert_eq!(run.output.status.code(), Some(3), "{}", run.said());
     assert!(run.said().contains("exit code 1"), "{}", run.said());
+}
+
+#[test]
+fn the_python_node_of_the_examples_is_valid_under_every_fault() {
+    let python = Command::new("python3").arg("--version").output();
+    if !python.is_ok_and(|output| output.status.success()) {
+        support::skipped("there is no python3 to run examples/node.py");
+        return;
+    }
+    let node = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/node.py");
+    let options = "--time-limit 5 --rate 100 --elements 30 --recovery 3 --seed 6 --nemesis-interval 2";
+    let faults = "--nemesis kill,pause,partition,loss,duplicate,wipe,rollback";
+    let run = bench(&format!("--bin {} {options} {faults} -- {{data}}/{{node}}", node.display()));
+    let results = run.is_valid();
+    assert_eq!(results["faults"].as_object().map(serde_json::Map::len), Some(7), "{results}");
 }

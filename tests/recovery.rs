@@ -214,7 +214,7 @@ impl Drop for SmallDisk {
 #[test]
 fn on_a_full_disk_a_node_stops_and_starts_again() {
     let Some(disk) = SmallDisk::mount() else {
-        println!("skipped: this process may not mount a file system");
+        support::skipped("this process may not mount a file system");
         return;
     };
     let dir = disk.0.path();

@@ -1,6 +1,9 @@
 //! `report.html` in headless Chromium: it renders, nothing is logged on the console, and every figure on it is that of
 //! `results.json`. Without Chromium this says that it was skipped.
 
+mod support;
+
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -91,8 +94,7 @@ fn text(page: &str, start: usize) -> String {
 #[test]
 fn the_page_renders_in_chromium_and_its_figures_are_those_of_the_results() {
     let Some(chromium) = chromium() else {
-        println!("SKIPPED: there is no Chromium");
-        eprintln!("SKIPPED: report.html was not rendered, since there is no Chromium");
+        support::skipped("there is no Chromium to render report.html");
         return;
     };
     let dir = tempfile::tempdir().expect("a directory");
@@ -114,7 +116,7 @@ fn the_page_renders_in_chromium_and_its_figures_are_those_of_the_results() {
     let results = std::fs::read_to_string(dir.path().join("results.json")).expect("it is there");
     let results: Value = serde_json::from_str(&results).expect("JSON");
     assert_eq!(results["valid"], false, "{results}");
-    let mut figures = 0;
+    let mut figures = BTreeSet::new();
     for (place, mark) in page.match_indices("data-figure=\"") {
         let pointer = &page[place + mark.len()..];
         let pointer = &pointer[..pointer.find('"').expect("an end")];
@@ -127,9 +129,10 @@ fn the_page_renders_in_chromium_and_its_figures_are_those_of_the_results() {
             other => shown == other.to_string(),
         };
         assert!(same, "{pointer}: the page says {shown}, results.json {figure}");
-        figures += 1;
+        figures.insert(pointer);
     }
-    assert_eq!(figures, leaves(&results), "every figure is on the page");
+    assert_eq!(figures.len(), leaves(&results), "every figure is on the page");
+    assert!(page.matches("data-figure=\"/stats/all/count\"").count() == 2, "the first figures stand at the top, too");
     assert!(page.contains("lost-element") && page.contains("onerror"), "the anomaly is told, as text");
 }
 

@@ -91,11 +91,19 @@ pub fn write_results(dir: &Path, results: &Results) -> io::Result<()> {
 /// # Errors
 /// As the system has it.
 pub fn replace_tree(from: &Path, to: &Path) -> io::Result<()> {
-    match std::fs::remove_dir_all(to) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    remove_tree(to)?;
     if from.exists() { copy_tree(from, to) } else { Ok(()) }
+}
+
+/// Deletes a tree of files, which may be missing.
+///
+/// # Errors
+/// As the system has it.
+pub fn remove_tree(path: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {

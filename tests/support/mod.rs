@@ -14,6 +14,7 @@ pub mod node;
 pub mod router;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
@@ -43,6 +44,11 @@ pub fn seed(test: &str) -> u64 {
 /// A number from the environment, for longer runs than the usual one.
 pub fn env_number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}")))
+}
+
+/// Says that a test does not test here what it should, and why: past the capture of a passing test's output.
+pub fn skipped(why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }
 
 /// Copies a directory with everything in it.

@@ -28,6 +28,7 @@ function showFigures() {
     Object.entries(data.options).filter(([, value]) => value !== null && String(value) !== "")
       .map(([name, value]) => name + " " + (Array.isArray(value) ? value.join(" ") : value)).join(", ");
   document.title = verdict + ": orset test -w " + results.workload;
+  showHeadline();
   const general = {};
   for (const [name, value] of Object.entries(results)) {
     if (name === "anomalies") continue;
@@ -35,6 +36,26 @@ function showFigures() {
     else general[name] = value;
   }
   group("general", general);
+}
+
+// What one wants to know first: figures by their JSON pointers, and what they count. Those that a run has not are left out.
+const HEADLINE = [
+  ["/stats/all/count", "operations"], ["/stats/all/ok_count", "answered well"], ["/stats/all/fail_count", "refused"], ["/stats/all/info_count", "unknown"],
+  ["/stats/all/latency_ms/0.5", "ms median latency"], ["/or_set/converged_after_s", "s from the heal to agreement"], ["/set_full/converged_after_s", "s from the heal to agreement"],
+  ["/set_full/stable_count", "stable"], ["/set_full/lost_count", "lost"],
+  ["/or_set/drain/tags_expected", "tags expected in the drain"], ["/or_set/drain/tags_missing", "missing"], ["/or_set/drain/tags_resurrected", "back from the dead"],
+  ["/net/server_messages_per_op", "messages between nodes an operation"],
+];
+
+function showHeadline() {
+  const at = (pointer) => pointer.slice(1).split("/").reduce((value, key) => value?.[key], results);
+  for (const [pointer, what] of HEADLINE) {
+    const figure = at(pointer);
+    if (figure === undefined || figure === null) continue;
+    const box = element(byId("headline"), "span");
+    element(box, "strong", JSON.stringify(figure), { "data-figure": pointer });
+    element(box, "span", " " + what);
+  }
 }
 
 function group(title, value) {

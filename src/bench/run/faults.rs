@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
-use super::super::files::replace_tree;
+use super::super::files::{remove_tree, replace_tree};
 use super::super::history::{Event, FaultAction, FaultKind, NodeChange, Outcome, Workload};
 use super::super::nemesis::{LinkFault, Planned, Step};
 use super::super::node::{Process, StoreTask};
@@ -206,7 +206,8 @@ impl Runner<'_> {
                     NodeChange::Copied
                 }
                 StoreTask::Wipe => {
-                    std::fs::remove_dir_all(&data)?;
+                    // A node that something else keeps down may have been wiped before.
+                    remove_tree(&data)?;
                     NodeChange::Wiped
                 }
                 StoreTask::Restore => {
