@@ -70,10 +70,16 @@ impl Session {
         const LIST: &str = "\"tags_removed\": [";
         let text = self.without_uuids(line);
         let Some(start) = text.find(LIST).map(|place| place + LIST.len()) else { return text };
-        let end = start + text[start..].find(']').expect("a list ends");
-        let mut tags: Vec<&str> = text[start..end].split(", ").collect();
-        tags.sort_by_key(|tag| (tag.len(), *tag));
-        format!("{}{}{}", &text[..start], tags.join(", "), &text[end..])
+        let end = start + text[start..].find("], \"msg_id").expect("a list ends");
+        // A list of tags, or of such lists: what is between two brackets is sorted.
+        let sorted = |between: &str| {
+            let mut tags: Vec<&str> = between.split(", ").collect();
+            tags.sort_by_key(|tag| (tag.len(), *tag));
+            tags.join(", ")
+        };
+        let lists: Vec<String> =
+            text[start..end].split('[').map(|list| list.split(']').map(sorted).collect::<Vec<_>>().join("]")).collect();
+        format!("{}{}{}", &text[..start], lists.join("["), &text[end..])
     }
 
     /// Sends a line. If it is a request with a number to this node, shows everything up to its reply.
@@ -160,6 +166,7 @@ macro_rules! golden {
 
 golden! {
     or_set_session
+    many_and_pages
     echo_and_unique_ids
     g_set_workload
     broadcast_workload

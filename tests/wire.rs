@@ -30,17 +30,23 @@ fn line(outgoing: &Outgoing) -> String {
     line.to_owned()
 }
 
+fn some_elements() -> ElementList {
+    let mut elements = ElementList::default();
+    [&br#""apple""#[..], br#"{"a":[1,2.0]}"#, b"3"].iter().for_each(|element| elements.push(element));
+    elements
+}
+
 /// Some reply that fits the request.
 fn reply_to(request: &Request) -> Reply {
     let tag = |seq| Dot::new(ReplicaId::from_random(7), Seq(seq));
     match request {
         Request::Add(_) => Reply::Added(tag(2)),
         Request::Remove(_) => Reply::Removed(vec![tag(2), tag(3)]),
-        Request::Read => {
-            let mut elements = ElementList::default();
-            [&br#""apple""#[..], br#"{"a":[1,2.0]}"#, b"3"].iter().for_each(|element| elements.push(element));
-            Reply::Elements(elements)
-        }
+        Request::AddMany(elements) => Reply::AddedMany((2..).take(elements.len()).map(tag).collect()),
+        Request::RemoveMany(elements) => Reply::RemovedMany(vec![vec![tag(2), tag(3)]; elements.len()]),
+        Request::Contains(element) => Reply::Contains(element.as_bytes() != b"0"),
+        Request::Read => Reply::Elements(some_elements()),
+        Request::Page { limit, .. } => Reply::Page { elements: some_elements(), more: *limit < 4 },
         Request::Topology => Reply::Topology,
         Request::Echo(json) => Reply::Echo(json.clone()),
         Request::Generate(id) => Reply::Generated(*id),

@@ -10,7 +10,7 @@
 //! A reply is in the words of the workload that the request was in, and has no key that they do not know: Maelstrom's
 //! schemas are closed.
 
-use crate::crdt::NodeId;
+use crate::crdt::{NodeId, Tag};
 use crate::replica::{ElementList, Outgoing, Reply, Style, Ticket};
 
 use super::sync;
@@ -49,7 +49,10 @@ const fn kind(reply: &Reply, style: Style) -> &'static str {
         (Reply::Added(_), Style::GSet) => "add_ok",
         (Reply::Added(_), Style::Broadcast) => "broadcast_ok",
         (Reply::Removed(_), _) => "or_set_remove_ok",
-        (Reply::Elements(_), Style::OrSet) => "or_set_read_ok",
+        (Reply::AddedMany(_), _) => "or_set_add_many_ok",
+        (Reply::RemovedMany(_), _) => "or_set_remove_many_ok",
+        (Reply::Contains(_), _) => "or_set_contains_ok",
+        (Reply::Elements(_), Style::OrSet) | (Reply::Page { .. }, _) => "or_set_read_ok",
         (Reply::Elements(_), Style::GSet | Style::Broadcast) => "read_ok",
         (Reply::Topology, _) => "topology_ok",
         (Reply::Echo(_), _) => "echo_ok",
@@ -67,9 +70,30 @@ fn push_payload(out: &mut Vec<u8>, ticket: &Ticket, reply: &Reply) {
                 push_uuid(out, tag.to_uuid());
             }
         }
+        Reply::AddedMany(tags) => {
+            push_key(out, "tags");
+            push_tags(out, tags);
+        }
         Reply::Removed(tags) => {
             push_key(out, "tags_removed");
-            push_array(out, tags, |out, tag| push_uuid(out, tag.to_uuid()));
+            push_tags(out, tags);
+        }
+        Reply::RemovedMany(lists) => {
+            push_key(out, "tags_removed");
+            push_array(out, lists, |out, tags| push_tags(out, tags));
+        }
+        Reply::Contains(value) => {
+            push_key(out, "value");
+            out.extend_from_slice(if *value { b"true" } else { b"false" });
+        }
+        Reply::Page { elements, more } => {
+            push_key(out, "elements");
+            push_elements(out, elements);
+            // Left out at the end, as `null` would be an element.
+            if let Some(last) = elements.last().filter(|_| *more) {
+                push_key(out, "next");
+                out.extend_from_slice(last);
+            }
         }
         Reply::Elements(elements) => {
             push_key(
@@ -103,6 +127,10 @@ fn push_key(out: &mut Vec<u8>, key: &str) {
     out.extend_from_slice(b", \"");
     out.extend_from_slice(key.as_bytes());
     out.extend_from_slice(b"\": ");
+}
+
+fn push_tags(out: &mut Vec<u8>, tags: &[Tag]) {
+    push_array(out, tags, |out, tag| push_uuid(out, tag.to_uuid()));
 }
 
 fn push_elements(out: &mut Vec<u8>, elements: &ElementList) {

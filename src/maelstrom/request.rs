@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! or_set_add {element}  or_set_remove {element}  or_set_read     Style::OrSet
+//! or_set_add_many {elements}  or_set_remove_many {elements}      Style::OrSet
+//! or_set_contains {element}   or_set_read {limit, after}         Style::OrSet
 //! add {element}         read                                     Style::GSet
 //! broadcast {message}   topology {topology}                      Style::Broadcast
 //! init {node_id, node_ids}    echo {echo}    generate            of no workload in particular: Style::OrSet
@@ -36,6 +38,12 @@ pub(super) struct Body<'a> {
     pub v: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
     element: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    elements: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    limit: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    after: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
     message: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
@@ -92,7 +100,10 @@ pub(super) fn asked(body: &Body, limits: &Limits, fresh_id: impl FnOnce() -> Uui
     match &*body.kind {
         "or_set_add" => ask(Style::OrSet, Request::Add(element(body.element, "element", limits)?)),
         "or_set_remove" => ask(Style::OrSet, Request::Remove(element(body.element, "element", limits)?)),
-        "or_set_read" => ask(Style::OrSet, Request::Read),
+        "or_set_add_many" => ask(Style::OrSet, Request::AddMany(elements(body.elements, limits)?)),
+        "or_set_remove_many" => ask(Style::OrSet, Request::RemoveMany(elements(body.elements, limits)?)),
+        "or_set_contains" => ask(Style::OrSet, Request::Contains(element(body.element, "element", limits)?)),
+        "or_set_read" => ask(Style::OrSet, read(body, limits)?),
         "add" => ask(Style::GSet, Request::Add(element(body.element, "element", limits)?)),
         "read" => ask(Style::GSet, Request::Read),
         "broadcast" => ask(Style::Broadcast, Request::Add(element(body.message, "message", limits)?)),
@@ -119,6 +130,27 @@ fn required<'a>(field: Option<&'a RawValue>, name: &str) -> Result<&'a RawValue,
 fn element(field: Option<&RawValue>, name: &str, limits: &Limits) -> Result<Element, Refusal> {
     let json = required(field, name)?.get();
     canonical(json, limits).map_err(|error| malformed(format!("{name}: {error}")))
+}
+
+/// Several elements, in the order given; one may be there several times.
+fn elements(field: Option<&RawValue>, limits: &Limits) -> Result<Vec<Element>, Refusal> {
+    let json = required(field, "elements")?.get();
+    let listed: Vec<&RawValue> = serde_json::from_str(json).map_err(|_| malformed("elements is no array"))?;
+    listed.into_iter().map(|json| element(Some(json), "elements", limits)).collect()
+}
+
+/// All of the set, or, with a `limit`, a page of it.
+fn read(body: &Body, limits: &Limits) -> Result<Request, Refusal> {
+    // `null` is an element like any other; the first page has no `after`.
+    let after = body.after.map(|json| element(Some(json), "after", limits)).transpose()?;
+    match body.limit {
+        None if after.is_some() => Err(malformed("after without a limit")),
+        None => Ok(Request::Read),
+        Some(json) => match serde_json::from_str::<u64>(json.get()) {
+            Ok(limit) if limit > 0 => Ok(Request::Page { limit: usize::try_from(limit).unwrap_or(usize::MAX), after }),
+            _ => Err(malformed("limit is no whole number above 0")),
+        },
+    }
 }
 
 /// An echo goes back as it came, but for line breaks between its tokens: they would break the line.

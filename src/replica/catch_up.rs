@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use super::Replica;
 use super::message::{Request, Ticket};
+use crate::crdt::Element;
 use crate::storage::StoreError;
 
 /// A store with a past speaks to its peers after this at the latest.
@@ -73,8 +74,16 @@ impl CatchUp {
 
 fn weight(request: &Request) -> usize {
     match request {
-        Request::Add(element) | Request::Remove(element) => element.as_bytes().len(),
-        _ => 0,
+        Request::Add(element)
+        | Request::Remove(element)
+        | Request::Contains(element)
+        | Request::Page { after: Some(element), .. } => element.as_bytes().len(),
+        Request::AddMany(elements) | Request::RemoveMany(elements) => {
+            elements.iter().map(|element| size_of::<Element>() + element.as_bytes().len()).sum()
+        }
+        Request::Read | Request::Page { after: None, .. } | Request::Topology => 0,
+        Request::Echo(text) => text.len(),
+        Request::Generate(_) => 0,
     }
 }
 

@@ -38,8 +38,21 @@ pub enum Request {
     Add(Element),
     /// Remove the tags of the element that this replica sees.
     Remove(Element),
+    /// Add each element under a new tag, in this order, behind one reply.
+    AddMany(Vec<Element>),
+    /// Remove the tags of each element that this replica sees, in this order, behind one reply.
+    RemoveMany(Vec<Element>),
+    /// Whether the element is there.
+    Contains(Element),
     /// The elements.
     Read,
+    /// At most `limit` elements, in key order: the first ones, or those after `after`.
+    Page {
+        /// How many, at most; at least 1.
+        limit: usize,
+        /// The element before them, which need not be there (any more).
+        after: Option<Element>,
+    },
     /// From now on, `read` is broadcast's.
     Topology,
     /// The same JSON text back.
@@ -57,8 +70,21 @@ pub enum Reply {
     Added(Tag),
     /// These tags are gone.
     Removed(Vec<Tag>),
+    /// The elements are in, under these tags, in the order of the request.
+    AddedMany(Vec<Tag>),
+    /// These tags are gone, by element, in the order of the request.
+    RemovedMany(Vec<Vec<Tag>>),
+    /// Whether the element is there.
+    Contains(bool),
     /// The elements, in key order, each once.
     Elements(ElementList),
+    /// Some of them, in key order, each once.
+    Page {
+        /// The elements.
+        elements: ElementList,
+        /// Whether there are more after the last of these.
+        more: bool,
+    },
     /// The topology was taken note of.
     Topology,
     /// The text of the request.

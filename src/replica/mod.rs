@@ -31,7 +31,7 @@ pub use outbox::Outbox;
 
 use std::collections::BTreeMap;
 
-use crate::crdt::{Element, MAX_REMOVE_TAGS, NodeId, OpBody, VersionVector};
+use crate::crdt::{Element, MAX_REMOVE_TAGS, NodeId, OpBody, Tag, VersionVector};
 use crate::storage::{ReadForm, Recovery, Store, StoreError};
 use catch_up::CatchUp;
 use gossip::Gossip;
@@ -175,7 +175,16 @@ impl Replica {
                 }
                 Reply::Added(self.store.append_local(OpBody::Add(element)))
             }
-            Request::Remove(element) => self.remove(element)?,
+            Request::AddMany(elements) => {
+                let add = |element| self.store.append_local(OpBody::Add(element));
+                Reply::AddedMany(elements.into_iter().map(add).collect())
+            }
+            Request::Remove(element) => Reply::Removed(self.remove(&element)?),
+            Request::RemoveMany(elements) => {
+                Reply::RemovedMany(elements.iter().map(|element| self.remove(element)).collect::<Result<_, _>>()?)
+            }
+            Request::Contains(element) => Reply::Contains(self.store.contains(&element)?),
+            Request::Page { limit, after } => self.page(limit, after.as_ref())?,
             Request::Read => {
                 if ticket.style == Style::GSet && self.store.manifest().read_form == ReadForm::Messages {
                     ticket.style = Style::Broadcast;
@@ -195,26 +204,39 @@ impl Replica {
 
     /// Removes exactly the tags that are seen. More than one operation names are several operations behind one reply,
     /// which is in the same batch as the last of them.
-    fn remove(&mut self, element: Element) -> Result<Reply, StoreError> {
-        let tags = self.store.tags(&element)?;
+    fn remove(&mut self, element: &Element) -> Result<Vec<Tag>, StoreError> {
+        let tags = self.store.tags(element)?;
         for some in tags.chunks(MAX_REMOVE_TAGS) {
             self.store.append_local(OpBody::Remove { element: element.clone(), tags: some.to_vec() });
         }
-        Ok(Reply::Removed(tags))
+        Ok(tags)
     }
 
     fn elements(&self) -> Result<ElementList, StoreError> {
+        self.walk(None, usize::MAX).map(|(elements, _)| elements)
+    }
+
+    fn page(&self, limit: usize, after: Option<&Element>) -> Result<Reply, StoreError> {
+        let (elements, more) = self.walk(after, limit)?;
+        Ok(Reply::Page { elements, more })
+    }
+
+    /// At most `limit` elements in key order, those after `after`; and whether there are more.
+    fn walk(&self, after: Option<&Element>, limit: usize) -> Result<(ElementList, bool), StoreError> {
         let mut elements = ElementList::default();
-        let mut last: Vec<u8> = Vec::new();
-        for record in self.store.records(&[]) {
+        let mut last = after.map_or_else(Vec::new, Element::key_prefix);
+        for record in self.store.records(&last.clone()) {
             let record = record?;
             if record.key.prefix() != last {
+                if elements.len() == limit {
+                    return Ok((elements, true));
+                }
                 last.clear();
                 last.extend_from_slice(record.key.prefix());
                 elements.push(record.element_bytes());
             }
         }
-        Ok(elements)
+        Ok((elements, false))
     }
 
     /// Whether enough waits for a commit.

@@ -28,8 +28,9 @@ impl Outbox {
     pub(super) fn reply(&mut self, ticket: Ticket, reply: Reply) {
         self.bytes += MESSAGE_OVERHEAD_BYTES
             + match &reply {
-                Reply::Elements(elements) => elements.bytes(),
-                Reply::Removed(tags) => 40 * tags.len(),
+                Reply::Elements(elements) | Reply::Page { elements, .. } => elements.bytes(),
+                Reply::Removed(tags) | Reply::AddedMany(tags) => 40 * tags.len(),
+                Reply::RemovedMany(lists) => lists.iter().map(|tags| 40 * tags.len() + 8).sum(),
                 Reply::Echo(text) => text.len(),
                 _ => 0,
             };

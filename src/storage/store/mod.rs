@@ -174,6 +174,16 @@ impl Store {
         Ok(self.state.tags(self.base.as_ref(), element)?)
     }
 
+    /// Whether the element has a live tag.
+    ///
+    /// # Errors
+    /// If the index or snapshot cannot be read.
+    pub fn contains(&self, element: &Element) -> Result<bool, StoreError> {
+        let prefix = element.key_prefix();
+        let first = self.records(&prefix).next().transpose()?;
+        Ok(first.is_some_and(|record| record.key.prefix() == prefix))
+    }
+
     /// The live records in key order, from the key `from` on.
     pub fn records(&self, from: &[u8]) -> Records<'_> {
         self.state.records(self.base.as_ref(), from)
