@@ -117,6 +117,19 @@ fn a_node_that_never_merges_is_caught() {
 }
 
 #[test]
+fn a_reply_that_is_no_value_is_a_bad_line_and_the_run_goes_on() {
+    is_caught("nests-too-deep", &["bad-line"]);
+}
+
+#[test]
+fn a_node_that_never_answers_topology_is_not_waited_for_for_ever() {
+    let node = faulty_node();
+    let run = bench(&format!("-w broadcast --node-count 1 --time-limit 1 --bin {} -- ignores-topology x", node.display()));
+    assert_eq!(run.output.status.code(), Some(3), "{}", run.said());
+    assert!(run.said().contains("did not answer topology"), "{}", run.said());
+}
+
+#[test]
 fn our_node_is_valid_under_all_faults_of_links_and_processes() {
     let run = bench(
         "--time-limit 6 --rate 150 --recovery 8 --latency 2 --latency-dist exponential --nemesis-interval 2 --seed 1 \

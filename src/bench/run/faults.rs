@@ -9,7 +9,7 @@ use super::super::files::{remove_tree, replace_tree};
 use super::super::history::{Event, FaultAction, FaultKind, NodeChange, Outcome, Workload};
 use super::super::nemesis::{LinkFault, Planned, Step};
 use super::super::node::{Process, StoreTask};
-use super::{Control, INIT_PATIENCE_NS, RunError, Runner, Stage};
+use super::{Control, RunError, Runner, SETUP_PATIENCE_NS, Stage};
 
 /// A node that has ended by itself is started again after this.
 const RESTART_NS: u64 = 1_000_000_000;
@@ -58,12 +58,22 @@ impl Runner<'_> {
         self.options.workload == Workload::Broadcast
     }
 
-    /// The run cannot begin before every node has answered `init`.
+    /// The run cannot begin before every node has answered `init`, and `topology` if it is sent that.
     pub(super) fn check_setup(&self, now_ns: u64) -> Result<(), RunError> {
-        let silent = self.nodes.iter().find(|node| !node.ready);
-        match silent {
-            Some(node) if self.stage == Stage::Setup && now_ns > INIT_PATIENCE_NS => {
-                Err(RunError::NoInit(node.id.clone(), self.dir.path().join("node-logs")))
+        if self.stage != Stage::Setup {
+            return Ok(());
+        }
+        let logs = || self.dir.path().join("node-logs");
+        let id = |node: usize| self.nodes[node].id.clone();
+        if let Some((node, status)) = &self.ended_early {
+            return Err(RunError::EarlyExit(id(*node), status.clone(), logs()));
+        }
+        // One that has refused `init` is not waited for any more, and not ready either.
+        let refused = self.nodes.iter().position(|node| !node.ready).map(|node| (node, Control::Init));
+        let silent = || self.control.first().map(|(_, node, control)| (*node, *control));
+        match refused.or_else(silent) {
+            Some((node, control)) if now_ns > SETUP_PATIENCE_NS => {
+                Err(RunError::NotReady(id(node), control.name(), logs()))
             }
             _ => Ok(()),
         }
@@ -187,6 +197,9 @@ impl Runner<'_> {
             let dropped = self.nodes[number].inbox.drop_clients();
             self.net.to_dead += dropped;
             self.control.retain(|(_, asked, _)| *asked != number);
+            if self.stage == Stage::Setup {
+                self.ended_early = Some((number, describe(status)));
+            }
             self.note_node(number, NodeChange::Exited { status: describe(status) })?;
         }
         for (process, pending) in self.clients.node_died(number) {

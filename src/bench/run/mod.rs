@@ -28,8 +28,8 @@ use super::options::Options;
 use phases::Stage;
 use recorder::Recorder;
 
-/// A node has so long to answer its first `init`, as under Maelstrom.
-const INIT_PATIENCE_NS: u64 = 10_000_000_000;
+/// A node has so long to answer its first `init` (as under Maelstrom) and `topology`.
+const SETUP_PATIENCE_NS: u64 = 10_000_000_000;
 /// The status is shown this often.
 const STATUS_NS: u64 = 200_000_000;
 /// The loop looks at everything at least this often.
@@ -44,11 +44,11 @@ pub enum RunError {
     /// A node cannot be started.
     #[error("cannot start {0}: {1}")]
     Start(String, io::Error),
-    /// A node did not answer its first `init`.
-    #[error("node {0} did not answer init within 10 s; see {1}")]
-    NoInit(String, PathBuf),
+    /// A node did not answer its first `init`, or `topology`.
+    #[error("node {0} did not answer {1} within 10 s; see {2}")]
+    NotReady(String, &'static str, PathBuf),
     /// A node ended before the run began.
-    #[error("node {0} ended before it answered init ({1}); see {2}")]
+    #[error("node {0} ended before all nodes were ready ({1}); see {2}")]
     EarlyExit(String, String, PathBuf),
 }
 
@@ -135,6 +135,7 @@ pub fn run(options: &Options, progress: &mut dyn Progress) -> Result<Finished, R
         stage: Stage::Setup,
         main_begin_ns: 0,
         next_status_ns: 0,
+        ended_early: None,
         interrupted: false,
         dir,
     };
@@ -170,6 +171,16 @@ enum Control {
     Topology,
 }
 
+impl Control {
+    /// The message's type.
+    fn name(self) -> &'static str {
+        match self {
+            Control::Init => "init",
+            Control::Topology => "topology",
+        }
+    }
+}
+
 struct Runner<'a> {
     options: &'a Options,
     progress: &'a mut dyn Progress,
@@ -193,6 +204,8 @@ struct Runner<'a> {
     /// When the first phase began.
     main_begin_ns: u64,
     next_status_ns: u64,
+    /// A node that ended in the stage `Setup`, and how.
+    ended_early: Option<(usize, String)>,
     interrupted: bool,
 }
 
