@@ -143,6 +143,10 @@ impl Node {
                 self.sync();
                 json!({"type": "or_set_remove_ok", "tags_removed": self.remove(&body["element"])})
             }
+            "or_set_read" if self.bug == "babbles" => {
+                (0..100).for_each(|_| println!("\u{1b}[31mnot a message"));
+                return;
+            }
             "or_set_read" if self.bug == "nests-too-deep" => {
                 let (id, client, number) = (&self.id, &message["src"], &body["msg_id"]);
                 let deep = "[".repeat(300) + &"]".repeat(300);

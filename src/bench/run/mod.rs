@@ -20,8 +20,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use super::clients::{Clients, Pending};
 use super::files::{LineFile, RunDir};
 use super::generator::Generator;
-use super::history::{End, Event, FORMAT, History, Net, Outcome, Phase, Run};
-use super::nemesis::Nemesis;
+use super::history::{End, Event, FORMAT, FaultKind, History, Net, Outcome, Phase, Run};
+use super::nemesis::{LinkFault, Nemesis, Planned};
 use super::network::{Lateness, Links};
 use super::node::{Node, cpu_s};
 use super::options::Options;
@@ -222,6 +222,7 @@ impl Runner<'_> {
         }
         loop {
             let now_ns = self.recorder.now_ns();
+            self.forsake(now_ns).map_err(io_error)?;
             self.start_nodes(now_ns)?;
             self.advance(now_ns).map_err(io_error)?;
             if self.stage == Stage::Done {
@@ -241,10 +242,13 @@ impl Runner<'_> {
             return;
         }
         self.next_status_ns = now_ns + STATUS_NS;
-        let down = self.nodes.iter().filter(|node| !node.ready).map(|node| format!("{} down", node.id));
-        let links = self.nemesis.active().iter().filter(|fault| fault.links != super::nemesis::LinkFault::None);
+        let down: Vec<&str> = self.nodes.iter().filter(|node| !node.ready).map(|node| node.id.as_str()).collect();
+        let down = Some(format!("{} down", down.join(" "))).filter(|_| !down.is_empty()).into_iter();
+        // Of all others the nodes that are down tell.
+        let shown = |fault: &&Planned| fault.links != LinkFault::None || fault.kind == FaultKind::Pause;
+        let shown = self.nemesis.active().iter().filter(shown);
         let [operations, ok, failed] = self.counted;
-        let faults = down.chain(links.map(|fault| fault.kind.name().to_owned())).collect();
+        let faults = down.chain(shown.map(|fault| fault.kind.name().to_owned())).collect();
         let status = Status { now_ns, phase: self.stage.phase(), operations, ok, failed, faults };
         self.progress.status(&status);
     }
@@ -330,13 +334,17 @@ impl Runner<'_> {
 
     /// Ends all processes, and writes the history's last line.
     fn finish(&mut self) -> io::Result<()> {
+        let mut left = Vec::new();
         for node in &mut self.nodes {
             if let Some(mut process) = node.process.take() {
                 node.cpu_s += cpu_s(process.pid());
+                left.extend(process.take_waiting());
                 process.kill()?;
                 process.reap()?;
             }
+            left.extend(node.inbox.take_all());
         }
+        left.iter().try_for_each(|packet| self.log(packet, None, Some("end of the run")))?;
         self.net.late_us_p50 = self.lateness.quantile_us(0.5);
         self.net.late_us_p99 = self.lateness.quantile_us(0.99);
         self.net.late_us_max = self.lateness.max_us();

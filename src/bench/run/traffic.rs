@@ -137,7 +137,12 @@ impl Runner<'_> {
         Ok(())
     }
 
-    fn log(&self, packet: &Packet, delivered_ns: Option<u64>, dropped: Option<&'static str>) -> io::Result<()> {
+    pub(super) fn log(
+        &self,
+        packet: &Packet,
+        delivered_ns: Option<u64>,
+        dropped: Option<&'static str>,
+    ) -> io::Result<()> {
         let sent: Sent = serde_json::from_slice(&packet.line)?;
         self.log_sent(&sent, packet, delivered_ns, dropped)
     }
