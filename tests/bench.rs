@@ -122,6 +122,17 @@ fn a_reply_that_is_no_value_is_a_bad_line_and_the_run_goes_on() {
 }
 
 #[test]
+fn a_drain_that_gets_no_answer_ends_and_leaves_the_verdict_open() {
+    let node = faulty_node();
+    // At five seconds for each eight elements, asking about all would take hours.
+    let options = "--node-count 1 --time-limit 2 --rate 5000 --concurrency 20n --elements 1000000 --recovery 1 --remove-share 0 --read-share 0.01";
+    let run = bench(&format!("--bin {} {options} --seed 1 -- answers-no-removes {{data}}/{{node}}", node.display()));
+    assert_eq!(run.output.status.code(), Some(2), "{}", run.said());
+    assert!(run.results()["or_set"]["must_be_present"].as_u64() > Some(0));
+    assert!(run.said().contains("was not drained"), "{}", run.said());
+}
+
+#[test]
 fn bad_lines_are_shown_harmless_and_not_without_end() {
     let run = with_bug("babbles");
     assert_eq!(run.output.status.code(), Some(1), "{}", run.said());

@@ -126,6 +126,7 @@ impl Node {
                 self.peers = ids.filter(|id| *id != self.id).map(str::to_owned).collect();
                 json!({"type": "init_ok"})
             }
+            "or_set_remove" if self.bug == "answers-no-removes" => return,
             "topology" if self.bug == "ignores-topology" => return,
             "topology" => json!({"type": "topology_ok"}),
             "state" => {

@@ -98,7 +98,9 @@ pub struct Element<'a> {
     pub adds: Vec<usize>,
     /// The adds that were not answered.
     pub unanswered: Vec<&'a Operation>,
-    /// The removes that were not answered.
+    /// A remove of the drain was not answered: nothing that came before depends on it, but the drain says nothing.
+    pub drain_unanswered: bool,
+    /// The removes before the drain that were not answered.
     pub takers: Vec<Taker>,
     /// Places of its acknowledged tags.
     pub tags: Vec<usize>,
@@ -159,6 +161,9 @@ impl<'a> Facts<'a> {
         for operation in &history.operations {
             match &operation.request {
                 Request::Add { element } => facts.take_add(operation, element, risk(operation), &settled),
+                Request::Remove { element } if operation.is_unknown() && operation.phase == Phase::Drain => {
+                    facts.elements.entry(key(element)).or_default().drain_unanswered = true;
+                }
                 Request::Remove { element } if operation.is_unknown() => {
                     let until = history.death(operation.node, operation.invoked).map_or(usize::MAX, |at| at.index);
                     let takers = &mut facts.elements.entry(key(element)).or_default().takers;

@@ -200,7 +200,8 @@ impl Checker<'_> {
             match (tag.fate(), by_drain) {
                 (Fate::Lives, None) => {
                     figures.tags_expected += 1;
-                    match drained.get(&tag.element) {
+                    let unanswered = facts.elements[&tag.element].drain_unanswered;
+                    match drained.get(&tag.element).filter(|_| !unanswered) {
                         Some(remove) => {
                             figures.tags_missing += 1;
                             let text = || {

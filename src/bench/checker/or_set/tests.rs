@@ -409,3 +409,26 @@ fn what_is_answered_only_after_the_final_reads_says_nothing_of_them() {
     assert_eq!(late(&|script, add, _| script.added(add, 2)), []);
     assert_eq!(late(&|script, _, remove| script.removed(remove, &[1])), []);
 }
+
+#[test]
+fn a_drain_without_an_answer_is_unknown_and_no_excuse_for_the_reads_before_it() {
+    let drained = |last: &[&str], again: bool| {
+        let mut script = with_one(|_| {});
+        script.phase(Phase::Final);
+        script.read(0, last);
+        script.read(1, last);
+        script.phase(Phase::Drain);
+        script.start_remove(1);
+        if again {
+            // The first one may have taken it.
+            script.remove(1, &[]);
+        }
+        script.push(Event::End(End::default()));
+        check(&script.0, &CheckOptions::default())
+    };
+    for again in [false, true] {
+        expect(&drained(&["x"], again), &[]);
+        assert_eq!(drained(&["x"], again).valid, Validity::Unknown);
+        expect(&drained(&[], again), &[AnomalyKind::MissedOwnAdd, AnomalyKind::LostElement]);
+    }
+}
