@@ -117,6 +117,101 @@ fn a_node_that_never_merges_is_caught() {
 }
 
 #[test]
+fn a_reply_that_is_no_value_is_a_bad_line_and_the_run_goes_on() {
+    is_caught("nests-too-deep", &["bad-line"]);
+}
+
+#[test]
+fn a_drain_that_gets_no_answer_ends_and_leaves_the_verdict_open() {
+    let node = faulty_node();
+    // At five seconds for each eight elements, asking about all would take hours.
+    let options = "--node-count 1 --time-limit 2 --rate 5000 --concurrency 20n --elements 1000000 --recovery 1 --remove-share 0 --read-share 0.01";
+    let run = bench(&format!("--bin {} {options} --seed 1 -- answers-no-removes {{data}}/{{node}}", node.display()));
+    assert_eq!(run.output.status.code(), Some(2), "{}", run.said());
+    assert!(run.results()["or_set"]["must_be_present"].as_u64() > Some(0));
+    assert!(run.said().contains("was not drained"), "{}", run.said());
+}
+
+#[test]
+fn bad_lines_are_shown_harmless_and_not_without_end() {
+    let run = with_bug("babbles");
+    assert_eq!(run.output.status.code(), Some(1), "{}", run.said());
+    assert!(!run.said().contains('\u{1b}'), "{}", run.said());
+    assert!(run.results()["anomaly_counts"]["bad-line"].as_u64() >= Some(100));
+    assert!(run.said().matches("wrote a bad line").count() <= 5 * 3, "{}", run.said());
+}
+
+#[test]
+fn every_message_is_in_the_file() {
+    let options = "--time-limit 3 --rate 200 --recovery 4 --latency 20 --nemesis-interval 0.5 --seed 3";
+    let run = bench(&format!("{options} --nemesis kill,pause,partition,loss,duplicate"));
+    let net = run.is_valid()["net"].clone();
+    let text = std::fs::read_to_string(run.latest().join("messages.jsonl")).expect("messages");
+    let messages = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let messages: Vec<Value> = messages.filter(|message| message["duplicate"] != true).collect();
+    let is_client = |name: &Value| name.as_str().is_some_and(|name| name.starts_with('c'));
+    let of_clients =
+        messages.iter().filter(|message| is_client(&message["src"]) || is_client(&message["dest"])).count();
+    assert_eq!(net["client_messages"], of_clients, "{net}");
+    assert_eq!(net["server_messages"], messages.len() - of_clients, "{net}");
+}
+
+#[test]
+fn a_process_that_has_left_the_nodes_group_keeps_nobody_waiting() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (script, pids) = (dir.path().join("node"), dir.path().join("pids"));
+    let (node, list) = (faulty_node().display().to_string(), pids.display().to_string());
+    let text = format!("#!/bin/sh\nsetsid sleep 1000 & echo $! >> '{list}'\nexec '{node}' \"$@\"\n");
+    std::fs::write(&script, text).expect("a script");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&script, mode).expect("a mode");
+    let options = "--node-count 2 --time-limit 3 --rate 100 --recovery 3 --nemesis kill --nemesis-interval 1 --seed 1";
+    let run = bench(&format!("--bin {} --log-stderr {options} -- none {{data}}/{{node}}", script.display()));
+    let pids = std::fs::read_to_string(&pids).expect("pids");
+    let all_alive = pids.lines().all(|pid| Path::new("/proc").join(pid).exists());
+    Command::new("kill").args(pids.lines()).status().expect("kill runs");
+    assert!(all_alive, "they had left the group");
+    run.is_valid();
+}
+
+#[test]
+fn nobody_has_to_read_the_nodes_logs() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_orset"));
+    command.args(["test", "--log-stderr", "--node-count", "1", "--time-limit", "1", "--recovery", "1", "--store"]);
+    command.arg(dir.path()).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
+    let mut run = command.spawn().expect("orset runs");
+    drop(run.stderr.take());
+    assert_eq!(run.wait().expect("its end").code(), Some(0));
+}
+
+#[test]
+fn a_name_without_a_path_is_a_file_as_under_maelstrom() {
+    let node = faulty_node();
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_orset"));
+    command.current_dir(node.parent().expect("a directory")).args(["test", "--bin", "faulty_node", "--store"]);
+    command.arg(dir.path()).args(["--node-count", "1", "--time-limit", "1", "--recovery", "1", "--", "none"]);
+    let output = command.arg("{data}/{node}").output().expect("orset runs");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
+#[test]
+fn the_share_of_removes_counts_only_where_there_are_removes() {
+    let run = bench("-w g-set --read-share 0.9 --node-count 1 --time-limit 1 --seed 1");
+    assert_eq!(run.output.status.code(), Some(0), "{}", run.said());
+}
+
+#[test]
+fn a_node_that_never_answers_topology_is_not_waited_for_for_ever() {
+    let node = faulty_node();
+    let run =
+        bench(&format!("-w broadcast --node-count 1 --time-limit 1 --bin {} -- ignores-topology x", node.display()));
+    assert_eq!(run.output.status.code(), Some(3), "{}", run.said());
+    assert!(run.said().contains("did not answer topology"), "{}", run.said());
+}
+
+#[test]
 fn our_node_is_valid_under_all_faults_of_links_and_processes() {
     let run = bench(
         "--time-limit 6 --rate 150 --recovery 8 --latency 2 --latency-dist exponential --nemesis-interval 2 --seed 1 \

@@ -183,15 +183,7 @@ impl Nemesis {
                 (both(alone, rest), format!("one against all: {}", self.names(alone)))
             }
             2 if count >= 4 => {
-                // Each sees a majority: itself and its neighbours to both sides of a ring. No two see the same one.
-                let reach = count / 4 + usize::from(count % 4 == 3);
-                let reach = reach.max(1);
-                let apart = |a: usize, b: usize| {
-                    let distance = a.abs_diff(b);
-                    distance.min(count - distance) > reach
-                };
-                let pairs = (0..count).flat_map(|a| (0..count).map(move |b| (a, b)));
-                let cut = pairs.filter(|(a, b)| a != b && apart(*a, *b)).map(|(a, b)| (nodes[a], nodes[b])).collect();
+                let cut = cut_by_ring(count).into_iter().map(|(a, b)| (nodes[a], nodes[b])).collect();
                 (cut, format!("majority ring: {}", self.names(&nodes)))
             }
             _ => {
@@ -205,4 +197,33 @@ impl Nemesis {
 
 fn between(random: &mut fastrand::Rng, unit: f64, least: f64, most: f64) -> u64 {
     (unit * (least + (most - least) * random.f64())) as u64
+}
+
+/// Each of `count` nodes sees a majority: itself and its neighbours to both sides of a ring. No two see the same one.
+/// Gives the links that are cut.
+fn cut_by_ring(count: usize) -> Vec<(usize, usize)> {
+    let reach = (count / 2).div_ceil(2);
+    let apart = |a: usize, b: usize| {
+        let distance = a.abs_diff(b);
+        distance.min(count - distance) > reach
+    };
+    let pairs = (0..count).flat_map(|a| (0..count).map(move |b| (a, b)));
+    pairs.filter(|(a, b)| apart(*a, *b)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn in_a_majority_ring_each_sees_a_majority_and_not_all() {
+        for count in 4..40 {
+            let cut = cut_by_ring(count);
+            for node in 0..count {
+                let seen = count - cut.iter().filter(|(from, _)| *from == node).count();
+                assert!(seen > count / 2 && seen < count, "{seen} of {count}");
+                assert!(cut.iter().all(|(from, to)| from != to && cut.contains(&(*to, *from))));
+            }
+        }
+    }
 }

@@ -102,15 +102,18 @@ impl Inbox {
     }
 
     /// The node's process is dead: what clients have sent to it is lost.
-    pub fn drop_clients(&mut self) -> u64 {
-        let before = self.len();
-        self.queue.retain(|Reverse(queued)| queued.packet.from != Source::Client);
-        self.taken.take_if(|(packet, _)| packet.from == Source::Client);
-        (before - self.len()) as u64
+    pub fn drop_clients(&mut self) -> Vec<Packet> {
+        let (lost, kept): (Vec<Packet>, _) =
+            self.take_all().into_iter().partition(|packet| packet.from == Source::Client);
+        kept.into_iter().for_each(|packet| self.push(packet));
+        lost
     }
 
-    fn len(&self) -> usize {
-        self.queue.len() + usize::from(self.taken.is_some())
+    /// Everything that waits, in the order in which it would go.
+    pub fn take_all(&mut self) -> Vec<Packet> {
+        let first = self.taken.take().map(|(packet, _)| packet);
+        let rest = std::mem::take(&mut self.queue).into_sorted_vec().into_iter().rev();
+        first.into_iter().chain(rest.map(|Reverse(queued)| queued.packet)).collect()
     }
 }
 
@@ -264,7 +267,7 @@ mod tests {
             inbox.push(packet(from, 0, 5));
         }
         assert_eq!(inbox.wake_ns(), Some(5));
-        assert_eq!(inbox.drop_clients(), 2);
+        assert_eq!(inbox.drop_clients().len(), 2);
         assert_eq!(inbox.pop(5).map(|(packet, since)| (packet.from, since)), Some((Source::Node(1), 5)));
         assert_eq!(inbox.pop(5), None);
     }

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::process::{ChildStdin, ChildStdout, ExitStatus, Stdio};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionbio};
 
 use super::network::{Inbox, Packet};
@@ -52,6 +53,8 @@ pub struct Node {
     pub known: bool,
     /// Processor time of its dead processes.
     pub cpu_s: f64,
+    /// How many bad lines it has written.
+    pub bad_lines: u64,
 }
 
 impl Node {
@@ -68,6 +71,7 @@ impl Node {
             not_before_ns: 0,
             known: false,
             cpu_s: 0.0,
+            bad_lines: 0,
         }
     }
 
@@ -89,6 +93,8 @@ pub struct Process {
     log: File,
     /// SIGKILL has been sent.
     pub killed: bool,
+    /// When a killed process is given up whose stdout does not end.
+    pub forsaken_ns: u64,
     /// SIGSTOP has been sent.
     pub paused: bool,
     out: Vec<u8>,
@@ -123,6 +129,7 @@ impl Process {
             stderr,
             log,
             killed: false,
+            forsaken_ns: 0,
             paused: false,
             out: Vec::new(),
             written: 0,
@@ -174,8 +181,23 @@ impl Process {
         if length == 0 {
             self.stderr = None;
         }
-        self.log.write_all(&chunk[..length])?;
-        io::stderr().write_all(&chunk[..length])
+        // Nobody reads ours any more: the verdict may still be wanted.
+        let _ = io::stderr().write_all(&chunk[..length]);
+        self.log.write_all(&chunk[..length])
+    }
+
+    /// The rest of its log, as far as it is there: who has left its group may hold the pipe for ever.
+    fn pass_rest_of_log_on(&mut self) -> io::Result<()> {
+        while let Some(stderr) = &self.stderr {
+            let mut polled = [PollFd::new(stderr, PollFlags::IN)];
+            match poll(&mut polled, Some(&Timespec::default())) {
+                Ok(0) => return Ok(()),
+                Ok(_) => self.pass_log_on()?,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     /// Whether it takes another message now.
@@ -213,6 +235,11 @@ impl Process {
         Ok(std::mem::take(&mut self.waiting))
     }
 
+    /// What has not gone, or not all of it.
+    pub fn take_waiting(&mut self) -> Vec<Packet> {
+        std::mem::take(&mut self.waiting).into_iter().map(|(packet, _)| packet).collect()
+    }
+
     /// SIGKILL.
     ///
     /// # Errors
@@ -220,6 +247,15 @@ impl Process {
     pub fn kill(&mut self) -> io::Result<()> {
         self.killed = true;
         self.child.kill_group()
+    }
+
+    /// Whether it has been killed, is dead, and has said all that it will, although its stdout has not ended: somebody
+    /// who has left its process group holds that open.
+    ///
+    /// # Errors
+    /// As the system has it.
+    pub fn is_forsaken(&mut self, now_ns: u64) -> io::Result<bool> {
+        Ok(self.killed && now_ns >= self.forsaken_ns && self.child.try_wait()?.is_some())
     }
 
     /// SIGSTOP.
@@ -259,9 +295,7 @@ impl Process {
             Some(status) => status,
             None => self.child.wait()?,
         };
-        while self.stderr.is_some() {
-            self.pass_log_on()?;
-        }
+        self.pass_rest_of_log_on()?;
         Ok((status, cpu_s))
     }
 }

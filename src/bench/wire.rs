@@ -99,7 +99,11 @@ pub fn reply(workload: Workload, request: &Request, body: &Value) -> Result<Repl
     if kind.strip_suffix("_ok") != Some(asked) {
         return Err(format!("{kind:?} in reply to {asked:?}"));
     }
-    let field = |name: &str| body.get(name).cloned().ok_or_else(|| format!("{kind} without {name:?}"));
+    // The field of the payload. Maelstrom's schemas are closed.
+    let field = |name: &str| {
+        only(body, name)?;
+        body.get(name).cloned().ok_or_else(|| format!("{kind} without {name:?}"))
+    };
     let list = |name: &str| match field(name)? {
         Value::Array(values) => Ok(values),
         _ => Err(format!("{kind} whose {name:?} is not a list")),
@@ -110,7 +114,10 @@ pub fn reply(workload: Workload, request: &Request, body: &Value) -> Result<Repl
     };
     Ok(Reply::Ok(match (request, workload) {
         (Request::Add { .. }, Workload::OrSet) => Answer::Add { tag: Some(text("tag", field("tag")?)?) },
-        (Request::Add { .. }, _) => Answer::Add { tag: None },
+        (Request::Add { .. }, _) => {
+            only(body, "type")?;
+            Answer::Add { tag: None }
+        }
         (Request::Remove { .. }, _) => {
             let tags = list("tags_removed")?.into_iter().map(|tag| text("tags_removed", tag));
             Answer::Remove { tags: tags.collect::<Result<_, _>>()? }
@@ -121,6 +128,15 @@ pub fn reply(workload: Workload, request: &Request, body: &Value) -> Result<Repl
         (Request::Echo { .. }, _) => Answer::Echo { echo: field("echo")? },
         (Request::Generate, _) => Answer::Generate { id: field("id")? },
     }))
+}
+
+/// A body has no keys but those of every reply, and this one.
+fn only(body: &Value, name: &str) -> Result<(), String> {
+    let known = |key: &str| ["type", "in_reply_to", "msg_id", name].contains(&key);
+    match body.as_object().into_iter().flatten().find(|(key, _)| !known(key)) {
+        Some((key, _)) => Err(format!("a reply with a key too many: {key:?}")),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -148,6 +164,10 @@ mod tests {
         assert!(said(Workload::OrSet, &add, json!({"type": "or_set_remove_ok"})).is_err());
         let done = Reply::Ok(Answer::Add { tag: None });
         assert_eq!(said(Workload::Broadcast, &add, json!({"type": "broadcast_ok"})), Ok(done));
+        assert!(said(Workload::Broadcast, &add, json!({"type": "broadcast_ok", "message": 1})).is_err());
+        assert!(said(Workload::OrSet, &add, json!({"type": "or_set_add_ok", "tag": "t", "element": "x"})).is_err());
+        let full = json!({"type": "or_set_add_ok", "tag": "t", "in_reply_to": 1, "msg_id": 2});
+        assert!(said(Workload::OrSet, &add, full).is_ok());
         let error = |code: i64| json!({"type": "error", "code": code, "text": "t"});
         assert_eq!(said(Workload::GSet, &Request::Read, error(11)), Ok(Reply::Fail(11, "t".to_owned())));
         assert_eq!(said(Workload::GSet, &Request::Read, error(13)), Ok(Reply::Info("error 13: t".to_owned())));

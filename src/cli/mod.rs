@@ -7,6 +7,7 @@ mod serve;
 mod supervise;
 mod test;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -70,7 +71,8 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("orset: {error}");
+            // Nobody reads it any more: the exit code still tells.
+            let _ = writeln!(std::io::stderr(), "orset: {error}");
             ExitCode::from(exit_code(&error))
         }
     }

@@ -32,6 +32,16 @@ fn counts(status: &Status) -> String {
     format!("{operations} operations: {ok} ok, {failed} refused, {} open or unknown", operations - ok - failed)
 }
 
+/// Short, so that 80 columns also have room for the faults in force.
+fn live_line(status: &Status, limit_s: f64) -> String {
+    let Status { operations, ok, failed, .. } = status;
+    let seconds = status.now_ns as f64 / 1e9;
+    let done = ((seconds / limit_s * 10.0) as usize).min(10);
+    let bar = format!("{}{}", "#".repeat(done), ".".repeat(10 - done));
+    let (open, part, faults) = (operations - ok - failed, part(status.phase), status.faults.join(", "));
+    format!("[{bar}] {seconds:.0} s {part} {ok} ok {failed} refused {open} open  {faults}")
+}
+
 /// One line that changes.
 struct Live {
     limit_s: f64,
@@ -47,13 +57,8 @@ impl Live {
 
 impl Progress for Live {
     fn status(&mut self, status: &Status) {
-        let seconds = status.now_ns as f64 / 1e9;
-        let done = ((seconds / self.limit_s * 10.0) as usize).min(10);
-        let bar = format!("{}{}", "#".repeat(done), ".".repeat(10 - done));
-        let text =
-            format!("[{bar}] {seconds:.1} s {}  {}  {}", part(status.phase), counts(status), status.faults.join(", "));
         // Longer than the terminal, it would not be one line.
-        Self::show(&text.chars().take(columns() - 1).collect::<String>());
+        Self::show(&live_line(status, self.limit_s).chars().take(columns() - 1).collect::<String>());
     }
 
     fn note(&mut self, now_ns: u64, text: &str) {
@@ -90,5 +95,25 @@ impl Progress for Lines {
     fn note(&mut self, now_ns: u64, text: &str) {
         // Nobody reads it any more: the verdict may still be wanted.
         let _ = writeln!(std::io::stderr(), "{:6.1} s  {text}", now_ns as f64 / 1e9);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn eighty_columns_have_room_for_the_faults_in_force() {
+        let status = Status {
+            now_ns: 55_400_000_000,
+            phase: Some(Phase::Final),
+            operations: 12_345,
+            ok: 11_900,
+            failed: 400,
+            faults: vec!["n1 n4 down".to_owned(), "partition".to_owned()],
+        };
+        let line = live_line(&status, 60.0);
+        assert_eq!(line, "[#########.] 55 s recovering 11900 ok 400 refused 45 open  n1 n4 down, partition");
+        assert!(line.len() <= 80, "{}", line.len());
     }
 }

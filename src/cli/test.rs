@@ -119,7 +119,7 @@ impl TestArgs {
         })?;
         let sets = matches!(self.workload, Workload::GSet | Workload::Broadcast);
         let read_share = self.read_share.unwrap_or(if sets { 0.5 } else { 0.25 });
-        if read_share + self.remove_share > 1.0 {
+        if self.workload == Workload::OrSet && read_share + self.remove_share > 1.0 {
             return Err(Usage("--read-share and --remove-share are more than 1 together".to_owned()).into());
         }
         let restart_init = self.restart_init == "yes";
@@ -127,7 +127,8 @@ impl TestArgs {
             return Err(Usage("without --bin, the arguments after -- must begin with serve".to_owned()).into());
         }
         let bin = match &self.bin {
-            Some(bin) if bin.components().count() > 1 => std::path::absolute(bin)?,
+            // As under Maelstrom a name is a file's; only one that is not there is looked for in PATH.
+            Some(bin) if bin.components().count() > 1 || bin.is_file() => std::path::absolute(bin)?,
             Some(bin) => bin.clone(),
             None => std::env::current_exe()?,
         };

@@ -126,6 +126,9 @@ impl Node {
                 self.peers = ids.filter(|id| *id != self.id).map(str::to_owned).collect();
                 json!({"type": "init_ok"})
             }
+            "or_set_remove" if self.bug == "answers-no-removes" => return,
+            "topology" if self.bug == "ignores-topology" => return,
+            "topology" => json!({"type": "topology_ok"}),
             "state" => {
                 if self.bug != "never-merges" {
                     // What is only heard is not logged: the peer that says it has it in its log.
@@ -140,6 +143,16 @@ impl Node {
             "or_set_remove" => {
                 self.sync();
                 json!({"type": "or_set_remove_ok", "tags_removed": self.remove(&body["element"])})
+            }
+            "or_set_read" if self.bug == "babbles" => {
+                (0..100).for_each(|_| println!("\u{1b}[31mnot a message"));
+                return;
+            }
+            "or_set_read" if self.bug == "nests-too-deep" => {
+                let (id, client, number) = (&self.id, &message["src"], &body["msg_id"]);
+                let deep = "[".repeat(300) + &"]".repeat(300);
+                println!(r#"{{"src":"{id}","dest":{client},"body":{{"in_reply_to":{number},"elements":{deep}}}}}"#);
+                return;
             }
             "or_set_read" => {
                 self.sync();

@@ -1,6 +1,6 @@
 //! What is counted of every run, whatever the workload: operations, availability, messages, the nodes' processes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Anomaly, AnomalyKind, Availability, CheckOptions, Demand, Findings, NetFigures, NodeFigures, Quantiles, Results,
@@ -152,6 +152,7 @@ fn net(end: &End, operations: u64) -> NetFigures {
 fn nodes(history: &History, findings: &mut Findings) -> BTreeMap<String, NodeFigures> {
     let mut figures: BTreeMap<String, NodeFigures> =
         history.run.nodes.iter().map(|node| (node.clone(), NodeFigures::default())).collect();
+    let mut never_ready: BTreeSet<&str> = BTreeSet::new();
     for life in &history.lives {
         let node = &history.run.nodes[life.node];
         let Some(of_node) = figures.get_mut(node) else { continue };
@@ -160,7 +161,10 @@ fn nodes(history: &History, findings: &mut Findings) -> BTreeMap<String, NodeFig
             findings.anomaly(kind, || Anomaly { kind, text, operations, node });
         };
         match &life.change {
-            NodeChange::Started { .. } => of_node.starts += 1,
+            NodeChange::Started { .. } => {
+                of_node.starts += 1;
+                never_ready.insert(node);
+            }
             NodeChange::Killed => of_node.kills += 1,
             NodeChange::Exited { status } => {
                 of_node.exits += 1;
@@ -168,11 +172,19 @@ fn nodes(history: &History, findings: &mut Findings) -> BTreeMap<String, NodeFig
             }
             NodeChange::BadLine { text, line } => {
                 of_node.bad_lines += 1;
-                wrong(AnomalyKind::BadLine, format!("{node}: {text}: {line}"));
+                wrong(AnomalyKind::BadLine, format!("{node}: {text}: {line:?}"));
             }
             NodeChange::Wiped => of_node.wipes += 1,
             NodeChange::RolledBack => of_node.rollbacks += 1,
-            NodeChange::Ready | NodeChange::Copied => {}
+            NodeChange::Ready => {
+                never_ready.remove(node.as_str());
+            }
+            NodeChange::Copied => {}
+        }
+    }
+    if history.began(Phase::Final).is_some() {
+        for node in never_ready {
+            findings.unknown(format!("{node} did not answer init after its last start"));
         }
     }
     figures
@@ -181,6 +193,28 @@ fn nodes(history: &History, findings: &mut Findings) -> BTreeMap<String, NodeFig
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::history::{Event, FORMAT, Moment, Run, Workload};
+
+    #[test]
+    fn a_node_that_does_not_come_back_leaves_the_verdict_open() {
+        let open = |back: bool| {
+            let (ids, options) = (vec!["n0".to_owned()], BTreeMap::new());
+            let (format, workload, started) = (FORMAT, Workload::Echo, String::new());
+            let mut history = History::new(Run { format, workload, nodes: ids, seed: 1, started, options });
+            let starts =
+                [NodeChange::Started { pid: 1 }, NodeChange::Ready, NodeChange::Killed, NodeChange::Started { pid: 2 }];
+            let changes = starts.into_iter().chain(back.then_some(NodeChange::Ready));
+            let events = changes.map(|change| Event::Node { node: "n0".to_owned(), change });
+            for event in events.chain([Event::Phase { phase: Phase::Final }]) {
+                let at = Moment { index: history.next.index, time_ns: 0 };
+                history.push(at, event).expect("a history");
+            }
+            let mut findings = Findings::default();
+            nodes(&history, &mut findings);
+            findings.validity()
+        };
+        assert_eq!((open(false), open(true)), (Validity::Unknown, Validity::Valid));
+    }
 
     #[test]
     fn quantiles_are_jepsens() {

@@ -2,7 +2,7 @@
 //!
 //! One checker per workload says what is wrong with the answers ([`or_set`], [`set_full`], [`answers`]); [`figures`]
 //! counts what is common to all. A checker never calls a correct node wrong: where the history cannot decide, it is
-//! silent. Every anomaly names the lines of the history that prove it. The rules, one by one: `docs/bench-checkers.md`.
+//! silent. Every anomaly names the lines of the history that prove it. The rules, one by one: `docs/bench.md`.
 
 pub mod answers;
 pub mod figures;

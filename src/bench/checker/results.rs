@@ -273,7 +273,7 @@ pub struct SetFullFigures {
     pub stable_count: u64,
     /// Elements that no read holds from some moment on, though they were known.
     pub lost_count: u64,
-    /// Elements of which no read began after they were known.
+    /// All others: no read began after they were known, or they never were (no answer, and no read shows them).
     pub never_read_count: u64,
     /// Stable elements that a read lacked which began after they were known.
     pub stale_count: u64,

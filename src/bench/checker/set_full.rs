@@ -121,7 +121,12 @@ fn judge(history: &History, elements: &[Element], figures: &mut SetFullFigures, 
         from.map_or(0.0, |from| (from.time_ns + 1).saturating_sub(known.time_ns) as f64 / 1e6)
     };
     for element in elements {
-        let Some(known) = element.known else { continue };
+        let Some(known) = element.known else {
+            // As in Jepsen: attempts are stable, lost or never read.
+            figures.never_read_count += 1;
+            figures.never_read.push(element.value.clone());
+            continue;
+        };
         match (element.last_present, element.last_absent) {
             (Some(present), absent) if absent.is_none_or(|absent| absent < present) => {
                 let latency = after(absent, known);
@@ -260,7 +265,11 @@ mod tests {
             } else {
                 Event::Info { op, process, text }
             });
-            assert_eq!(script.results(last).valid, valid, "refused: {refused}, read: {last:?}");
+            let results = script.results(last);
+            assert_eq!(results.valid, valid, "refused: {refused}, read: {last:?}");
+            let figures = results.set_full.expect("its workload");
+            let judged = figures.stable_count + figures.lost_count + figures.never_read_count;
+            assert_eq!((figures.attempt_count, judged), (2, 2), "refused: {refused}, read: {last:?}");
         }
     }
 

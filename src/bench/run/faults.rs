@@ -8,11 +8,17 @@ use std::process::ExitStatus;
 use super::super::files::{remove_tree, replace_tree};
 use super::super::history::{Event, FaultAction, FaultKind, NodeChange, Outcome, Workload};
 use super::super::nemesis::{LinkFault, Planned, Step};
+use super::super::network::Packet;
 use super::super::node::{Process, StoreTask};
-use super::{Control, INIT_PATIENCE_NS, RunError, Runner, Stage};
+use super::{Control, RunError, Runner, SETUP_PATIENCE_NS, Stage};
 
 /// A node that has ended by itself is started again after this.
 const RESTART_NS: u64 = 1_000_000_000;
+
+/// A killed process may take so long to die with all that it has started, before nobody waits for its stdout's end.
+const FORSAKEN_NS: u64 = 1_000_000_000;
+/// So many bad lines of a node are shown; the history has them all.
+const SHOWN_BAD_LINES: u64 = 5;
 
 impl Runner<'_> {
     /// Starts the nodes that are down and that nothing keeps down.
@@ -58,12 +64,22 @@ impl Runner<'_> {
         self.options.workload == Workload::Broadcast
     }
 
-    /// The run cannot begin before every node has answered `init`.
+    /// The run cannot begin before every node has answered `init`, and `topology` if it is sent that.
     pub(super) fn check_setup(&self, now_ns: u64) -> Result<(), RunError> {
-        let silent = self.nodes.iter().find(|node| !node.ready);
-        match silent {
-            Some(node) if self.stage == Stage::Setup && now_ns > INIT_PATIENCE_NS => {
-                Err(RunError::NoInit(node.id.clone(), self.dir.path().join("node-logs")))
+        if self.stage != Stage::Setup {
+            return Ok(());
+        }
+        let logs = || self.dir.path().join("node-logs");
+        let id = |node: usize| self.nodes[node].id.clone();
+        if let Some((node, status)) = &self.ended_early {
+            return Err(RunError::EarlyExit(id(*node), status.clone(), logs()));
+        }
+        // One that has refused `init` is not waited for any more, and not ready either.
+        let refused = self.nodes.iter().position(|node| !node.ready).map(|node| (node, Control::Init));
+        let silent = || self.control.first().map(|(_, node, control)| (*node, *control));
+        match refused.or_else(silent) {
+            Some((node, control)) if now_ns > SETUP_PATIENCE_NS => {
+                Err(RunError::NotReady(id(node), control.name(), logs()))
             }
             _ => Ok(()),
         }
@@ -73,7 +89,16 @@ impl Runner<'_> {
         let id = self.nodes[node].id.clone();
         let text = match &change {
             NodeChange::Exited { status } => Some(format!("{id} ended by itself: {status}")),
-            NodeChange::BadLine { text, line } => Some(format!("{id} wrote a bad line ({text}): {line}")),
+            NodeChange::BadLine { text, line } => {
+                self.nodes[node].bad_lines += 1;
+                match self.nodes[node].bad_lines {
+                    count if count < SHOWN_BAD_LINES => Some(format!("{id} wrote a bad line ({text}): {line:?}")),
+                    SHOWN_BAD_LINES => {
+                        Some(format!("{id} wrote a bad line ({text}): {line:?}; the next ones are not shown"))
+                    }
+                    _ => None,
+                }
+            }
             _ => None,
         };
         if let Some(text) = text {
@@ -161,11 +186,20 @@ impl Runner<'_> {
         let node = &mut self.nodes[number];
         let Some(process) = node.process.as_mut().filter(|process| !process.killed) else { return Ok(()) };
         process.kill()?;
-        node.ready = false;
-        let dropped = node.inbox.drop_clients();
-        self.net.to_dead += dropped;
-        self.control.retain(|(_, asked, _)| *asked != number);
+        process.forsaken_ns = self.recorder.now_ns() + FORSAKEN_NS;
+        let unread = process.take_waiting();
+        self.lost_with(number, unread)?;
         self.note_node(number, NodeChange::Killed)
+    }
+
+    /// A node's process is dead: what clients have sent to it is lost, and what it has not taken in.
+    fn lost_with(&mut self, number: usize, unread: Vec<Packet>) -> io::Result<()> {
+        let node = &mut self.nodes[number];
+        node.ready = false;
+        let lost = [unread, node.inbox.drop_clients()].concat();
+        self.control.retain(|(_, asked, _)| *asked != number);
+        self.net.to_dead += lost.len() as u64;
+        lost.iter().try_for_each(|packet| self.log(packet, None, Some("down")))
     }
 
     fn kill_for(&mut self, node: usize, task: StoreTask) -> io::Result<()> {
@@ -174,19 +208,32 @@ impl Runner<'_> {
         if self.nodes[node].process.is_none() { self.do_tasks(node) } else { Ok(()) }
     }
 
+    /// Gives up killed processes whose stdout does not end.
+    pub(super) fn forsake(&mut self, now_ns: u64) -> io::Result<()> {
+        for number in 0..self.nodes.len() {
+            if let Some(process) = &mut self.nodes[number].process
+                && process.is_forsaken(now_ns)?
+            {
+                self.node_ended(number)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Everything that a node's process said is read.
     pub(super) fn node_ended(&mut self, number: usize) -> io::Result<()> {
         let node = &mut self.nodes[number];
-        let Some(process) = node.process.take() else { return Ok(()) };
+        let Some(mut process) = node.process.take() else { return Ok(()) };
         let killed = process.killed;
+        let unread = process.take_waiting();
         let (status, cpu_s) = process.reap()?;
         node.cpu_s += cpu_s;
-        node.ready = false;
         if !killed {
             node.not_before_ns = self.recorder.now_ns() + RESTART_NS;
-            let dropped = self.nodes[number].inbox.drop_clients();
-            self.net.to_dead += dropped;
-            self.control.retain(|(_, asked, _)| *asked != number);
+            self.lost_with(number, unread)?;
+            if self.stage == Stage::Setup {
+                self.ended_early = Some((number, describe(status)));
+            }
             self.note_node(number, NodeChange::Exited { status: describe(status) })?;
         }
         for (process, pending) in self.clients.node_died(number) {

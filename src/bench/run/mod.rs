@@ -20,16 +20,16 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use super::clients::{Clients, Pending};
 use super::files::{LineFile, RunDir};
 use super::generator::Generator;
-use super::history::{End, Event, FORMAT, History, Net, Outcome, Phase, Run};
-use super::nemesis::Nemesis;
+use super::history::{End, Event, FORMAT, FaultKind, History, Net, Outcome, Phase, Run};
+use super::nemesis::{LinkFault, Nemesis, Planned};
 use super::network::{Lateness, Links};
 use super::node::{Node, cpu_s};
 use super::options::Options;
 use phases::Stage;
 use recorder::Recorder;
 
-/// A node has so long to answer its first `init`, as under Maelstrom.
-const INIT_PATIENCE_NS: u64 = 10_000_000_000;
+/// A node has so long to answer its first `init` (as under Maelstrom) and `topology`.
+const SETUP_PATIENCE_NS: u64 = 10_000_000_000;
 /// The status is shown this often.
 const STATUS_NS: u64 = 200_000_000;
 /// The loop looks at everything at least this often.
@@ -44,11 +44,11 @@ pub enum RunError {
     /// A node cannot be started.
     #[error("cannot start {0}: {1}")]
     Start(String, io::Error),
-    /// A node did not answer its first `init`.
-    #[error("node {0} did not answer init within 10 s; see {1}")]
-    NoInit(String, PathBuf),
+    /// A node did not answer its first `init`, or `topology`.
+    #[error("node {0} did not answer {1} within 10 s; see {2}")]
+    NotReady(String, &'static str, PathBuf),
     /// A node ended before the run began.
-    #[error("node {0} ended before it answered init ({1}); see {2}")]
+    #[error("node {0} ended before all nodes were ready ({1}); see {2}")]
     EarlyExit(String, String, PathBuf),
 }
 
@@ -135,6 +135,7 @@ pub fn run(options: &Options, progress: &mut dyn Progress) -> Result<Finished, R
         stage: Stage::Setup,
         main_begin_ns: 0,
         next_status_ns: 0,
+        ended_early: None,
         interrupted: false,
         dir,
     };
@@ -170,6 +171,16 @@ enum Control {
     Topology,
 }
 
+impl Control {
+    /// The message's type.
+    fn name(self) -> &'static str {
+        match self {
+            Control::Init => "init",
+            Control::Topology => "topology",
+        }
+    }
+}
+
 struct Runner<'a> {
     options: &'a Options,
     progress: &'a mut dyn Progress,
@@ -193,6 +204,8 @@ struct Runner<'a> {
     /// When the first phase began.
     main_begin_ns: u64,
     next_status_ns: u64,
+    /// A node that ended in the stage `Setup`, and how.
+    ended_early: Option<(usize, String)>,
     interrupted: bool,
 }
 
@@ -209,6 +222,7 @@ impl Runner<'_> {
         }
         loop {
             let now_ns = self.recorder.now_ns();
+            self.forsake(now_ns).map_err(io_error)?;
             self.start_nodes(now_ns)?;
             self.advance(now_ns).map_err(io_error)?;
             if self.stage == Stage::Done {
@@ -228,10 +242,13 @@ impl Runner<'_> {
             return;
         }
         self.next_status_ns = now_ns + STATUS_NS;
-        let down = self.nodes.iter().filter(|node| !node.ready).map(|node| format!("{} down", node.id));
-        let links = self.nemesis.active().iter().filter(|fault| fault.links != super::nemesis::LinkFault::None);
+        let down: Vec<&str> = self.nodes.iter().filter(|node| !node.ready).map(|node| node.id.as_str()).collect();
+        let down = Some(format!("{} down", down.join(" "))).filter(|_| !down.is_empty()).into_iter();
+        // Of all others the nodes that are down tell.
+        let shown = |fault: &&Planned| fault.links != LinkFault::None || fault.kind == FaultKind::Pause;
+        let shown = self.nemesis.active().iter().filter(shown);
         let [operations, ok, failed] = self.counted;
-        let faults = down.chain(links.map(|fault| fault.kind.name().to_owned())).collect();
+        let faults = down.chain(shown.map(|fault| fault.kind.name().to_owned())).collect();
         let status = Status { now_ns, phase: self.stage.phase(), operations, ok, failed, faults };
         self.progress.status(&status);
     }
@@ -317,13 +334,17 @@ impl Runner<'_> {
 
     /// Ends all processes, and writes the history's last line.
     fn finish(&mut self) -> io::Result<()> {
+        let mut left = Vec::new();
         for node in &mut self.nodes {
             if let Some(mut process) = node.process.take() {
                 node.cpu_s += cpu_s(process.pid());
+                left.extend(process.take_waiting());
                 process.kill()?;
                 process.reap()?;
             }
+            left.extend(node.inbox.take_all());
         }
+        left.iter().try_for_each(|packet| self.log(packet, None, Some("end of the run")))?;
         self.net.late_us_p50 = self.lateness.quantile_us(0.5);
         self.net.late_us_p99 = self.lateness.quantile_us(0.99);
         self.net.late_us_max = self.lateness.max_us();

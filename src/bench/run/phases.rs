@@ -11,6 +11,8 @@ use super::{Runner, settle};
 
 /// Final reads are asked for this often.
 const POLL_NS: u64 = 200_000_000;
+/// The drain goes on as long as it gets on: it is over if nothing was answered for so long.
+const DRAIN_PATIENCE_NS: u64 = 2 * TIMEOUT_NS;
 /// How many clients drain at once.
 const DRAINERS: usize = 8;
 
@@ -48,6 +50,8 @@ pub struct Drain {
     clients: Vec<usize>,
     todo: Vec<Value>,
     next_ns: u64,
+    /// How many requests had been answered well, and when that last changed.
+    answered: (usize, u64),
 }
 
 impl Stage {
@@ -194,11 +198,20 @@ impl Runner<'_> {
         let clients = (0..DRAINERS).map(|_| self.clients.add(node)).collect();
         let todo = settle::elements(&self.recorder.history);
         let until_ns = now_ns + self.recovery_ns();
-        self.stage = Stage::Drain(Drain { until_ns, clients, todo, next_ns: now_ns });
+        self.stage =
+            Stage::Drain(Drain { until_ns, clients, todo, next_ns: now_ns, answered: (self.counted[1], now_ns) });
         Ok(())
     }
 
     fn drain(&mut self, mut drain: Drain, now_ns: u64) -> io::Result<()> {
+        if drain.answered.0 != self.counted[1] {
+            drain.answered = (self.counted[1], now_ns);
+        }
+        // A node that answers nothing any more is not asked about every element, one after the other.
+        if now_ns > drain.answered.1 + DRAIN_PATIENCE_NS {
+            self.stage = Stage::Done;
+            return Ok(());
+        }
         if drain.todo.is_empty() && drain.clients.iter().all(|client| self.clients.is_free(*client)) {
             let missing = or_set::still_to_drain(&self.recorder.history);
             if missing.is_empty() || now_ns > drain.until_ns {

@@ -137,7 +137,12 @@ impl Runner<'_> {
         Ok(())
     }
 
-    fn log(&self, packet: &Packet, delivered_ns: Option<u64>, dropped: Option<&'static str>) -> io::Result<()> {
+    pub(super) fn log(
+        &self,
+        packet: &Packet,
+        delivered_ns: Option<u64>,
+        dropped: Option<&'static str>,
+    ) -> io::Result<()> {
         let sent: Sent = serde_json::from_slice(&packet.line)?;
         self.log_sent(&sent, packet, delivered_ns, dropped)
     }
@@ -248,7 +253,11 @@ impl Runner<'_> {
             Packet { from: Source::Node(node), line: Vec::new(), sent_ns: now_ns, due_ns: now_ns, duplicate: false };
         let sent = Sent { src: message.src.clone(), dest: message.dest.clone(), body: message.body };
         self.log_sent(&sent, &packet, Some(now_ns), None)?;
-        let body: Value = serde_json::from_str(message.body.get())?;
+        let body: Value = match serde_json::from_str(message.body.get()) {
+            Ok(body) => body,
+            // The text is JSON, but nests too deep, holds a number beyond all bounds, or half a surrogate pair.
+            Err(error) => return self.bad_line(node, format!("not a message: {error}"), line),
+        };
         let Some(msg_id) = body["in_reply_to"].as_u64() else {
             return self.bad_line(node, "a message to a client without in_reply_to".to_owned(), line);
         };
@@ -272,10 +281,7 @@ impl Runner<'_> {
     }
 
     fn controlled(&mut self, node: usize, control: Control, body: &Value, line: &[u8]) -> io::Result<()> {
-        let expected = match control {
-            Control::Init => "init_ok",
-            Control::Topology => "topology_ok",
-        };
+        let expected = format!("{}_ok", control.name());
         if body["type"] != expected {
             return self.bad_line(node, format!("not {expected}"), line);
         }

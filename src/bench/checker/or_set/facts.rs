@@ -15,8 +15,22 @@ pub struct Naming<'a> {
     pub remove: &'a Operation,
     /// When it was answered.
     pub completed: Moment,
-    /// A wipe or a rollback of its node may have undone it.
-    pub at_risk: bool,
+    /// Since when a wipe or a rollback of its node may have undone it: the index of that event.
+    pub at_risk: Option<usize>,
+    /// It was answered before its node's last final read began, so that reads and drain must know of it.
+    pub settled: bool,
+}
+
+impl Naming<'_> {
+    /// It was asked for before the drain.
+    pub fn is_before_drain(&self) -> bool {
+        self.remove.phase != Phase::Drain
+    }
+
+    /// After it, final reads and drain must not find the tag.
+    pub fn is_final(&self) -> bool {
+        self.is_before_drain() && self.settled && self.at_risk.is_none()
+    }
 }
 
 /// An acknowledged add.
@@ -31,6 +45,8 @@ pub struct Tag<'a> {
     pub completed: Moment,
     /// Since when a wipe or a rollback of its node may have undone it: the index of that event.
     pub at_risk: Option<usize>,
+    /// It was answered before its node's last final read began.
+    pub settled: bool,
     /// Another node has seen it, and kept what it had seen.
     pub witnessed: bool,
     /// An unanswered remove may have taken it.
@@ -53,10 +69,10 @@ pub enum Fate {
 impl Tag<'_> {
     /// What must have become of it before the drain.
     pub fn fate(&self) -> Fate {
-        let named = || self.named.iter().filter(|naming| naming.remove.phase != Phase::Drain);
-        if named().any(|naming| !naming.at_risk) {
+        let lost = self.at_risk.is_some() && !self.witnessed;
+        if self.named.iter().any(Naming::is_final) {
             Fate::Gone
-        } else if self.takeable || (self.at_risk.is_some() && !self.witnessed) || named().next().is_some() {
+        } else if self.takeable || lost || !self.settled || self.named.iter().any(Naming::is_before_drain) {
             Fate::Undecided
         } else {
             Fate::Lives
@@ -82,7 +98,9 @@ pub struct Element<'a> {
     pub adds: Vec<usize>,
     /// The adds that were not answered.
     pub unanswered: Vec<&'a Operation>,
-    /// The removes that were not answered.
+    /// A remove of the drain was not answered: nothing that came before depends on it, but the drain says nothing.
+    pub drain_unanswered: bool,
+    /// The removes before the drain that were not answered.
     pub takers: Vec<Taker>,
     /// Places of its acknowledged tags.
     pub tags: Vec<usize>,
@@ -117,10 +135,24 @@ pub fn risk(history: &History, node: usize, invoked: Moment) -> Option<usize> {
     None
 }
 
+/// Where each node's last final read that was answered begins. What is answered only after that, very late, says nothing
+/// of what the read had to show. A node without one: the end of time.
+fn last_final_reads(history: &History) -> Vec<usize> {
+    let mut last = vec![usize::MAX; history.run.nodes.len()];
+    for operation in history.operations.iter().filter(|operation| operation.phase == Phase::Final) {
+        if let Some((_, Acknowledged::Read(_))) = operation.acknowledged() {
+            last[operation.node] = operation.invoked.index;
+        }
+    }
+    last
+}
+
 impl<'a> Facts<'a> {
     /// Gathers them.
     pub fn new(history: &'a History) -> Self {
         let mut facts = Facts { tags: Vec::new(), by_tag: HashMap::new(), elements: BTreeMap::new() };
+        let last_reads = last_final_reads(history);
+        let settled = |operation: &Operation, completed: Moment| completed.index < last_reads[operation.node];
         let hurt: HashSet<usize> =
             history.lives.iter().filter(|life| loses(&life.change)).map(|life| life.node).collect();
         let risk = |operation: &Operation| {
@@ -128,7 +160,10 @@ impl<'a> Facts<'a> {
         };
         for operation in &history.operations {
             match &operation.request {
-                Request::Add { element } => facts.take_add(operation, element, risk(operation)),
+                Request::Add { element } => facts.take_add(operation, element, risk(operation), &settled),
+                Request::Remove { element } if operation.is_unknown() && operation.phase == Phase::Drain => {
+                    facts.elements.entry(key(element)).or_default().drain_unanswered = true;
+                }
                 Request::Remove { element } if operation.is_unknown() => {
                     let until = history.death(operation.node, operation.invoked).map_or(usize::MAX, |at| at.index);
                     let takers = &mut facts.elements.entry(key(element)).or_default().takers;
@@ -140,7 +175,8 @@ impl<'a> Facts<'a> {
         // Only now are all tags known, also those of adds that were answered late.
         for operation in &history.operations {
             if let Some((completed, Acknowledged::Remove(element, tags))) = operation.acknowledged() {
-                let naming = Naming { remove: operation, completed, at_risk: risk(operation).is_some() };
+                let (at_risk, settled) = (risk(operation), settled(operation, completed));
+                let naming = Naming { remove: operation, completed, at_risk, settled };
                 facts.take_remove(naming, element, tags);
             }
         }
@@ -152,7 +188,13 @@ impl<'a> Facts<'a> {
         facts
     }
 
-    fn take_add(&mut self, operation: &'a Operation, value: &'a Value, at_risk: Option<usize>) {
+    fn take_add(
+        &mut self,
+        operation: &'a Operation,
+        value: &'a Value,
+        at_risk: Option<usize>,
+        settled: &dyn Fn(&Operation, Moment) -> bool,
+    ) {
         if matches!(operation.outcome, Outcome::Fail(..)) {
             return;
         }
@@ -170,6 +212,7 @@ impl<'a> Facts<'a> {
                     add: operation,
                     completed,
                     at_risk,
+                    settled: settled(operation, completed),
                     witnessed: false,
                     takeable: false,
                     named: Vec::new(),

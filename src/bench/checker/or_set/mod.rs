@@ -105,8 +105,17 @@ impl Checker<'_> {
                 }
             }
         }
+        let mut owners: HashMap<&str, (&str, &Operation)> = HashMap::new();
         for (element, of_element) in &facts.elements {
             self.unknown_tags(element, of_element);
+            for (tag, named) in &of_element.unknown {
+                let remove = named[0].remove;
+                let (owner, other) = *owners.entry(*tag).or_insert((element, remove));
+                if owner != element {
+                    let text = || format!("removes of {owner} and of {element} name the same tag {tag}");
+                    self.wrong(AnomalyKind::ForeignTag, remove.node, &[other, remove], text);
+                }
+            }
         }
     }
 
@@ -134,7 +143,9 @@ impl Checker<'_> {
         for (tag, named) in known.chain(unknown) {
             for (place, second) in named.iter().enumerate().skip(1) {
                 let first = named[..place].iter().find(|first| {
-                    first.remove.node == second.remove.node && first.completed < second.remove.invoked && !first.at_risk
+                    first.remove.node == second.remove.node
+                        && first.completed < second.remove.invoked
+                        && first.at_risk.is_none_or(|lost| lost > second.remove.invoked.index)
                 });
                 if let Some(first) = first {
                     let text = || format!("two removes on one node, one after the other, name {tag}");
@@ -189,7 +200,8 @@ impl Checker<'_> {
             match (tag.fate(), by_drain) {
                 (Fate::Lives, None) => {
                     figures.tags_expected += 1;
-                    match drained.get(&tag.element) {
+                    let unanswered = facts.elements[&tag.element].drain_unanswered;
+                    match drained.get(&tag.element).filter(|_| !unanswered) {
                         Some(remove) => {
                             figures.tags_missing += 1;
                             let text = || {
@@ -206,13 +218,26 @@ impl Checker<'_> {
                 (Fate::Lives, Some(_)) => figures.tags_expected += 1,
                 (Fate::Gone, Some(naming)) => {
                     figures.tags_resurrected += 1;
-                    let taken = tag.named.iter().find(|taken| taken.remove.phase != Phase::Drain && !taken.at_risk);
+                    let taken = tag.named.iter().find(|naming| naming.is_final());
                     let operations: Vec<_> =
                         [tag.add].into_iter().chain(taken.map(|taken| taken.remove)).chain([naming.remove]).collect();
                     let text = || format!("{} of {} was removed, and the drain finds it again", tag.tag, tag.element);
                     self.wrong(AnomalyKind::ResurrectedTag, naming.remove.node, &operations, text);
                 }
                 _ => {}
+            }
+        }
+        // Tags of adds that nobody answered are known by the removes that named them.
+        for (element, of_element) in &facts.elements {
+            for (tag, named) in &of_element.unknown {
+                let taken = named.iter().find(|naming| naming.is_final());
+                let by_drain = named.iter().find(|naming| !naming.is_before_drain());
+                if let (Some(taken), Some(naming)) = (taken, by_drain) {
+                    figures.tags_resurrected += 1;
+                    let text = || format!("{tag} of {element} was removed, and the drain finds it again");
+                    let operations = [taken.remove, naming.remove];
+                    self.wrong(AnomalyKind::ResurrectedTag, naming.remove.node, &operations, text);
+                }
             }
         }
         Some(figures)

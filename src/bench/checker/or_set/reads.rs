@@ -75,8 +75,7 @@ impl<'a> Checker<'a> {
             let tags = || element.tags.iter().map(|place| &facts.tags[*place]);
             let lives = tags().find(|tag| tag.fate() == Fate::Lives);
             // Some of the unanswered adds are known to have been taken again before the drain.
-            let before_drain = |naming: &Naming| naming.remove.phase != Phase::Drain && !naming.at_risk;
-            let taken = element.unknown.values().filter(|named| named.iter().any(before_drain)).count();
+            let taken = element.unknown.values().filter(|named| named.iter().any(Naming::is_final)).count();
             let open = element.unanswered.len() > taken || tags().any(|tag| tag.fate() == Fate::Undecided);
             match (lives, open) {
                 (Some(_), _) => figures.must_be_present += 1,

@@ -363,3 +363,72 @@ fn a_lost_remove_may_give_its_tags_back() {
     assert_eq!(back(true), []);
     assert_eq!(back(false), [AnomalyKind::RemovedTwice, AnomalyKind::ResurrectedElement, AnomalyKind::ResurrectedTag]);
 }
+
+#[test]
+fn a_wipe_excuses_only_the_removes_that_come_after_it() {
+    let script = with_one(|script| {
+        script.remove(0, &[1]);
+        script.remove(0, &[1]);
+        script.node(0, NodeChange::Wiped);
+    });
+    expect(&script.end(&[], &[]), &[AnomalyKind::RemovedTwice]);
+}
+
+#[test]
+fn the_tag_of_an_unanswered_add_does_not_come_back_either_and_is_of_one_element() {
+    let script = with_one(|script| {
+        script.start_add(1);
+        script.remove(0, &[8]);
+    });
+    expect(&script.end(&["x"], &[1, 8]), &[AnomalyKind::ResurrectedTag]);
+    let script = with_one(|script| {
+        script.start_add(1);
+        script.invoke(1, Request::Add { element: json!("y") });
+        script.remove(0, &[8]);
+        let op = script.invoke(0, Request::Remove { element: json!("y") });
+        script.removed(op, &[8]);
+    });
+    expect(&script.end(&["x"], &[1]), &[AnomalyKind::ForeignTag]);
+}
+
+#[test]
+fn what_is_answered_only_after_the_final_reads_says_nothing_of_them() {
+    let late = |answered: &dyn Fn(&mut Script, usize, usize)| {
+        let mut script = with_one(|_| {});
+        let (add, remove) = (script.invoke(0, Request::Add { element: json!("y") }), script.start_remove(0));
+        script.phase(Phase::Final);
+        script.read(0, &["x"]);
+        script.read(1, &["x"]);
+        answered(&mut script, add, remove);
+        script.phase(Phase::Drain);
+        script.remove(1, &[1]);
+        script.push(Event::End(End::default()));
+        kinds(&check(&script.0, &CheckOptions::default()))
+    };
+    assert_eq!(late(&|_, _, _| {}), []);
+    assert_eq!(late(&|script, add, _| script.added(add, 2)), []);
+    assert_eq!(late(&|script, _, remove| script.removed(remove, &[1])), []);
+}
+
+#[test]
+fn a_drain_without_an_answer_is_unknown_and_no_excuse_for_the_reads_before_it() {
+    let drained = |last: &[&str], again: bool| {
+        let mut script = with_one(|_| {});
+        script.phase(Phase::Final);
+        script.read(0, last);
+        script.read(1, last);
+        script.phase(Phase::Drain);
+        script.start_remove(1);
+        if again {
+            // The first one may have taken it.
+            script.remove(1, &[]);
+        }
+        script.push(Event::End(End::default()));
+        check(&script.0, &CheckOptions::default())
+    };
+    for again in [false, true] {
+        expect(&drained(&["x"], again), &[]);
+        assert_eq!(drained(&["x"], again).valid, Validity::Unknown);
+        expect(&drained(&[], again), &[AnomalyKind::MissedOwnAdd, AnomalyKind::LostElement]);
+    }
+}
