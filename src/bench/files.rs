@@ -61,6 +61,18 @@ impl RunDir {
         self.data().join(node)
     }
 
+    /// Where the disks of the nodes are mounted while a run with power cuts goes on.
+    #[must_use]
+    pub fn machines(&self) -> PathBuf {
+        self.path.join("machines")
+    }
+
+    /// The disk of one node.
+    #[must_use]
+    pub fn machine(&self, node: &str) -> PathBuf {
+        self.machines().join(node)
+    }
+
     /// The copy of a node's store.
     #[must_use]
     pub fn copy(&self, node: &str) -> PathBuf {
@@ -86,15 +98,23 @@ pub fn write_results(dir: &Path, results: &Results) -> io::Result<()> {
     std::fs::write(dir.join("results.json"), text)
 }
 
+/// Removes a directory with everything in it, if it is there.
+///
+/// # Errors
+/// As the system has it.
+pub fn remove_tree(path: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Makes `to` the same tree of files as `from`, which may be missing.
 ///
 /// # Errors
 /// As the system has it.
 pub fn replace_tree(from: &Path, to: &Path) -> io::Result<()> {
-    match std::fs::remove_dir_all(to) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    remove_tree(to)?;
     if from.exists() { copy_tree(from, to) } else { Ok(()) }
 }
 

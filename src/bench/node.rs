@@ -10,6 +10,7 @@ use std::process::{ChildStdin, ChildStdout, ExitStatus, Stdio};
 use rustix::io::{Errno, ioctl_fionbio};
 
 use super::network::{Inbox, Packet};
+use super::power::Machine;
 use crate::child::Child;
 use crate::node::input::LineBuffer;
 
@@ -52,6 +53,8 @@ pub struct Node {
     pub known: bool,
     /// Processor time of its dead processes.
     pub cpu_s: f64,
+    /// What its store lies on, if its power may be cut.
+    pub machine: Option<Machine>,
 }
 
 impl Node {
@@ -68,6 +71,7 @@ impl Node {
             not_before_ns: 0,
             known: false,
             cpu_s: 0.0,
+            machine: None,
         }
     }
 
@@ -99,18 +103,24 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it.
+    /// Starts it, with `envs` in addition to our own environment.
     ///
     /// # Errors
     /// As the system has it.
-    pub fn start(bin: &Path, args: &[OsString], log: File, show_stderr: bool) -> io::Result<Self> {
+    pub fn start(
+        bin: &Path,
+        args: &[OsString],
+        envs: &[(OsString, OsString)],
+        log: File,
+        show_stderr: bool,
+    ) -> io::Result<Self> {
         let (stderr, end) = if show_stderr {
             let (reader, writer) = io::pipe()?;
             (Some(reader), Stdio::from(writer))
         } else {
             (None, Stdio::from(log.try_clone()?))
         };
-        let mut child = Child::spawn(bin, args, &[], end)?;
+        let mut child = Child::spawn(bin, args, envs, end)?;
         let missing = || io::Error::other("a child without pipes");
         let stdin = child.stdin.take().ok_or_else(missing)?;
         let stdout = child.stdout.take().ok_or_else(missing)?;

@@ -172,6 +172,11 @@ fn nodes(history: &History, findings: &mut Findings) -> BTreeMap<String, NodeFig
             }
             NodeChange::Wiped => of_node.wipes += 1,
             NodeChange::RolledBack => of_node.rollbacks += 1,
+            NodeChange::PowerCut { kept, forgotten } => {
+                of_node.power_cuts += 1;
+                of_node.unsynced_kept += kept;
+                of_node.unsynced_forgotten += forgotten;
+            }
             NodeChange::Ready | NodeChange::Copied => {}
         }
     }

@@ -3,6 +3,7 @@
 
 mod faults;
 mod phases;
+mod power;
 mod recorder;
 mod settle;
 mod traffic;
@@ -25,6 +26,7 @@ use super::nemesis::Nemesis;
 use super::network::{Lateness, Links};
 use super::node::{Node, cpu_s};
 use super::options::Options;
+use super::power::NoPower;
 use phases::Stage;
 use recorder::Recorder;
 
@@ -47,6 +49,9 @@ pub enum RunError {
     /// A node did not answer its first `init`.
     #[error("node {0} did not answer init within 10 s; see {1}")]
     NoInit(String, PathBuf),
+    /// The power of the nodes' disks cannot be cut here.
+    #[error("{0}")]
+    NoPower(#[from] NoPower),
     /// A node ended before the run began.
     #[error("node {0} ended before it answered init ({1}); see {2}")]
     EarlyExit(String, String, PathBuf),
@@ -91,6 +96,9 @@ pub trait Progress {
 /// # Errors
 /// If nothing could be run. A run whose nodes misbehave is no error.
 pub fn run(options: &Options, progress: &mut dyn Progress) -> Result<Finished, RunError> {
+    if options.cuts_power() {
+        super::power::check()?;
+    }
     let started = utc_now();
     let io_error = |what: &str| {
         let what = what.to_owned();
@@ -138,12 +146,16 @@ pub fn run(options: &Options, progress: &mut dyn Progress) -> Result<Finished, R
         interrupted: false,
         dir,
     };
+    let keeper = runner.plug_machines_in().map_err(io_error("cannot prepare the nodes' disks"))?;
     let outcome = runner.run(&stopped);
+    let laid_out = runner.lay_stores_out().map_err(io_error("cannot write the nodes' stores"));
+    drop(keeper);
     let Runner { mut messages, recorder, dir, .. } = runner;
     let written = messages.close().map_err(io_error("cannot write messages.jsonl"));
     let history = recorder.close().map_err(io_error("cannot write history.jsonl"))?;
     outcome?;
     written?;
+    laid_out?;
     Ok(Finished { dir: dir.path().to_owned(), history })
 }
 
