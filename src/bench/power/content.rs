@@ -180,7 +180,7 @@ mod tests {
             content.bytes().to_vec()
         };
         assert_eq!(written(&|change| matches!(change, Change::Grown(_))), [0; 1000]);
-        assert_eq!(written(&|change| matches!(change, Change::Sector { .. })), []);
+        assert_eq!(written(&|change| matches!(change, Change::Sector { .. })), Vec::<u8>::new());
         let torn = written(&|change| !matches!(change, Change::Sector { number: 0, .. }));
         assert_eq!((&torn[..512], &torn[512..]), (&[0; 512][..], &[7; 488][..]));
     }

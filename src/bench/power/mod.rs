@@ -38,6 +38,8 @@ mod disk;
 mod fs;
 mod mount;
 mod sync;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use std::ffi::OsStr;
