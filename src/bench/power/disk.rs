@@ -1,5 +1,5 @@
 //! A file system in memory with a page cache and a disk beneath it. There is no FUSE in here, and no power: see
-//! [`super::cut`] for what is forgotten.
+//! `cut.rs` for what is forgotten.
 //!
 //! What is assumed of a real one is what `storage/disk/mod.rs` assumes, no more: the sync of a file makes its bytes and
 //! its length durable, that of a directory its names, and nothing else does. A rename is one change. Permissions, owners
@@ -111,7 +111,7 @@ impl NameChange {
     }
 }
 
-/// See the module's text.
+/// A file system in memory: what everybody sees of it, what of that is durable, and the changes in between.
 #[derive(Clone, Debug)]
 pub struct Disk {
     pub(super) inodes: BTreeMap<Ino, Inode>,
