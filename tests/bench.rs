@@ -2,57 +2,11 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
-
-/// A run of the bench in a directory of its own.
-struct Run {
-    output: Output,
-    dir: tempfile::TempDir,
-}
-
-/// Runs `orset test` with these arguments, separated by blanks.
-fn bench(args: &str) -> Run {
-    let dir = tempfile::tempdir().expect("a directory");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_orset"));
-    command.args(["test", "--store"]).arg(dir.path().join("store")).args(args.split_ascii_whitespace());
-    Run { output: command.output().expect("orset runs"), dir }
-}
-
-impl Run {
-    fn latest(&self) -> PathBuf {
-        self.dir.path().join("store/latest")
-    }
-
-    fn results(&self) -> Value {
-        let text = std::fs::read_to_string(self.latest().join("results.json"));
-        serde_json::from_str(&text.unwrap_or_else(|error| panic!("no results: {error}: {}", self.said())))
-            .expect("JSON")
-    }
-
-    fn said(&self) -> String {
-        String::from_utf8_lossy(&self.output.stdout).into_owned() + &String::from_utf8_lossy(&self.output.stderr)
-    }
-
-    #[track_caller]
-    fn is_valid(&self) -> Value {
-        assert_eq!(self.output.status.code(), Some(0), "{}", self.said());
-        let results = self.results();
-        assert_eq!(results["valid"], Value::Bool(true));
-        results
-    }
-}
-
-/// The node with bugs to choose from, which a plain `cargo test` builds.
-fn faulty_node() -> PathBuf {
-    let test = std::env::current_exe().expect("a path");
-    let target = test.parent().and_then(Path::parent).expect("target/debug/deps/bench-…");
-    let node = target.join("examples").join("faulty_node");
-    assert!(node.exists(), "not there: `cargo build --example faulty_node` makes it");
-    node
-}
+use support::bench::{Run, bench, faulty_node};
 
 fn with_bug(bug: &str) -> Run {
     let node = faulty_node();
@@ -63,21 +17,7 @@ fn with_bug(bug: &str) -> Run {
 
 #[track_caller]
 fn is_caught(bug: &str, names: &[&str]) {
-    let run = with_bug(bug);
-    assert_eq!(run.output.status.code(), Some(1), "{}", run.said());
-    let results = run.results();
-    assert_eq!(results["valid"], Value::Bool(false));
-    let counts = results["anomaly_counts"].as_object().expect("an object");
-    for name in names {
-        assert!(counts.contains_key(*name), "{bug}: no {name} among {counts:?}");
-    }
-    // Every anomaly names lines that are there.
-    let lines = std::fs::read_to_string(run.latest().join("history.jsonl")).expect("a history").lines().count();
-    for anomaly in results["anomalies"].as_array().expect("a list") {
-        let operations = anomaly["operations"].as_array().expect("a list");
-        assert!(!operations.is_empty(), "{anomaly}");
-        assert!(operations.iter().all(|line| line.as_u64().is_some_and(|line| line < lines as u64)), "{anomaly}");
-    }
+    with_bug(bug).is_caught(bug, names);
 }
 
 #[test]

@@ -61,6 +61,18 @@ impl RunDir {
         self.data().join(node)
     }
 
+    /// Where the disks of the nodes are mounted while a run with power cuts goes on.
+    #[must_use]
+    pub fn machines(&self) -> PathBuf {
+        self.path.join("machines")
+    }
+
+    /// The disk of one node.
+    #[must_use]
+    pub fn machine(&self, node: &str) -> PathBuf {
+        self.machines().join(node)
+    }
+
     /// The copy of a node's store.
     #[must_use]
     pub fn copy(&self, node: &str) -> PathBuf {
@@ -86,16 +98,7 @@ pub fn write_results(dir: &Path, results: &Results) -> io::Result<()> {
     std::fs::write(dir.join("results.json"), text)
 }
 
-/// Makes `to` the same tree of files as `from`, which may be missing.
-///
-/// # Errors
-/// As the system has it.
-pub fn replace_tree(from: &Path, to: &Path) -> io::Result<()> {
-    remove_tree(to)?;
-    if from.exists() { copy_tree(from, to) } else { Ok(()) }
-}
-
-/// Deletes a tree of files, which may be missing.
+/// Removes a directory with everything in it, if it is there.
 ///
 /// # Errors
 /// As the system has it.
@@ -104,6 +107,15 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Makes `to` the same tree of files as `from`, which may be missing.
+///
+/// # Errors
+/// As the system has it.
+pub fn replace_tree(from: &Path, to: &Path) -> io::Result<()> {
+    remove_tree(to)?;
+    if from.exists() { copy_tree(from, to) } else { Ok(()) }
 }
 
 fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
@@ -147,6 +159,12 @@ impl LineFile {
         }
     }
 
+    /// Whether a write has failed: nothing more will be written.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.lines.is_some() && self.writer.as_ref().is_some_and(JoinHandle::is_finished)
+    }
+
     /// Waits until all is written.
     ///
     /// # Errors
@@ -177,4 +195,20 @@ fn write(file: File, lines: &Receiver<Vec<u8>>) -> io::Result<()> {
         out.flush()?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_shows_before_the_end() {
+        let mut file = LineFile::create(Path::new("/dev/full")).expect("it can be opened");
+        assert!(!file.has_failed());
+        file.put(b"a line".to_vec());
+        while !file.has_failed() {
+            std::thread::yield_now();
+        }
+        assert_eq!(file.close().expect_err("it is full").kind(), io::ErrorKind::StorageFull);
+    }
 }

@@ -18,6 +18,7 @@ mod nemesis;
 mod network;
 mod node;
 mod options;
+pub mod power;
 pub mod report;
 mod run;
 mod wire;

@@ -2,6 +2,7 @@
 
 use super::history::FaultKind;
 use super::options::Options;
+use super::power::Forgetting;
 
 /// A fault.
 #[derive(Clone, Debug)]
@@ -14,6 +15,8 @@ pub struct Planned {
     pub nodes: Vec<usize>,
     /// What it does to the links.
     pub links: LinkFault,
+    /// What it has the disks of its nodes forget, if it cuts their power.
+    pub forgetting: Forgetting,
     /// For people.
     pub text: String,
     end_ns: u64,
@@ -112,9 +115,12 @@ impl Nemesis {
     fn plan(&mut self, kind: FaultKind, end_ns: u64) -> Option<Planned> {
         let all: Vec<usize> = (0..self.ids.len()).collect();
         let percent = |share: f64| format!("{:.0} % of the messages", share * 100.0);
+        let forgetting = if kind.cuts_power() { Forgetting::draw(&mut self.random) } else { Forgetting::All };
         let (nodes, links, text) = match kind {
-            FaultKind::Kill | FaultKind::Pause => (self.some_nodes(), LinkFault::None, String::new()),
-            FaultKind::KillAll => (all, LinkFault::None, String::new()),
+            FaultKind::Kill | FaultKind::Pause | FaultKind::Power => {
+                (self.some_nodes(), LinkFault::None, String::new())
+            }
+            FaultKind::KillAll | FaultKind::PowerAll => (all, LinkFault::None, String::new()),
             FaultKind::Wipe | FaultKind::Rollback => (vec![self.spared_node()?], LinkFault::None, String::new()),
             FaultKind::Partition => {
                 let (cut, text) = self.partition()?;
@@ -130,9 +136,12 @@ impl Nemesis {
             }
             FaultKind::Slow => (vec![], LinkFault::Slow, "ten times as long, at least 100 ms".to_owned()),
         };
-        let text = if text.is_empty() { self.names(&nodes) } else { text };
+        let mut text = if text.is_empty() { self.names(&nodes) } else { text };
+        if kind.cuts_power() {
+            text = format!("{text}: {}", forgetting.text());
+        }
         self.next_number += 1;
-        Some(Planned { number: self.next_number - 1, kind, nodes, links, text, end_ns })
+        Some(Planned { number: self.next_number - 1, kind, nodes, links, forgetting, text, end_ns })
     }
 
     fn names(&self, nodes: &[usize]) -> String {

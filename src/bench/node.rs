@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionbio};
 
 use super::network::{Inbox, Packet};
+use super::power::Machine;
 use crate::child::Child;
 use crate::node::input::LineBuffer;
 
@@ -55,6 +56,8 @@ pub struct Node {
     pub cpu_s: f64,
     /// How many bad lines it has written.
     pub bad_lines: u64,
+    /// What its store lies on, if its power may be cut.
+    pub machine: Option<Machine>,
 }
 
 impl Node {
@@ -72,6 +75,7 @@ impl Node {
             known: false,
             cpu_s: 0.0,
             bad_lines: 0,
+            machine: None,
         }
     }
 
@@ -105,18 +109,24 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it.
+    /// Starts it, with `envs` in addition to our own environment.
     ///
     /// # Errors
     /// As the system has it.
-    pub fn start(bin: &Path, args: &[OsString], log: File, show_stderr: bool) -> io::Result<Self> {
+    pub fn start(
+        bin: &Path,
+        args: &[OsString],
+        envs: &[(OsString, OsString)],
+        log: File,
+        show_stderr: bool,
+    ) -> io::Result<Self> {
         let (stderr, end) = if show_stderr {
             let (reader, writer) = io::pipe()?;
             (Some(reader), Stdio::from(writer))
         } else {
             (None, Stdio::from(log.try_clone()?))
         };
-        let mut child = Child::spawn(bin, args, &[], end)?;
+        let mut child = Child::spawn(bin, args, envs, end)?;
         let missing = || io::Error::other("a child without pipes");
         let stdin = child.stdin.take().ok_or_else(missing)?;
         let stdout = child.stdout.take().ok_or_else(missing)?;

@@ -122,6 +122,12 @@ impl Topology {
 }
 
 impl Options {
+    /// Whether the nodes' stores must lie on disks that forget.
+    #[must_use]
+    pub fn cuts_power(&self) -> bool {
+        self.nemesis.iter().any(|kind| kind.cuts_power())
+    }
+
     /// For the history: everything that the first line does not name by itself.
     #[must_use]
     pub fn to_json(&self) -> BTreeMap<String, Value> {

@@ -11,7 +11,7 @@ use super::check::{NoVerdict, summary};
 use super::progress;
 use crate::bench::checker::{self, CheckOptions, Demand, Results};
 use crate::bench::history::{FaultKind, Workload};
-use crate::bench::{self, Distribution, Latency, Options, Topology};
+use crate::bench::{self, Distribution, Latency, Options, RunError, Topology};
 
 /// Options of the bench.
 #[derive(Args, Debug)]
@@ -76,8 +76,8 @@ pub struct TestArgs {
     /// Where runs are kept
     #[arg(long, value_name = "DIR", default_value = "store")]
     store: PathBuf,
-    /// Arguments of the node: in them `{node}` stands for its id, and `{data}` for the run's data directory, in which
-    /// the store of each node is what is called like its id
+    /// Arguments of the node: in them `{node}` stands for its id, and `{data}` for the run's data directory, or for
+    /// the node's own disk if power is cut; in it the store of each node is what is called like its id
     #[arg(last = true, value_name = "ARGS")]
     args: Vec<OsString>,
 }
@@ -168,7 +168,12 @@ pub fn run(args: TestArgs) -> anyhow::Result<u8> {
     super::start_logging("warn");
     let check = CheckOptions { availability: args.availability };
     let options = args.options()?;
-    let results = judge(&options, &check).map_err(NoVerdict::from)?;
+    let results = judge(&options, &check).map_err(|error| match error.downcast::<RunError>() {
+        // The nemesis cannot be had here, so nothing was begun.
+        Ok(RunError::NoPower(why)) => anyhow::Error::from(Usage(why.to_string())),
+        Ok(error) => NoVerdict::from(anyhow::Error::from(error)).into(),
+        Err(error) => NoVerdict::from(error).into(),
+    })?;
     Ok(results.exit_code())
 }
 

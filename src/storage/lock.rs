@@ -20,8 +20,10 @@ impl StoreLock {
     /// # Errors
     /// [`StoreError::InUse`] if another process holds it.
     pub fn acquire(dir: &Path) -> Result<Self, StoreError> {
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(StoreError::io("create", dir))?;
         let path = dir.join("LOCK");
+        if !path.exists() {
+            make_durably(dir)?;
+        }
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let file = open.map_err(StoreError::io("open", &path))?;
         Self::lock(file, &path)
@@ -48,6 +50,24 @@ impl StoreLock {
             Err(TryLockError::Error(error)) => Err(StoreError::io("lock", path)(error)),
         }
     }
+}
+
+/// Makes a directory and those above it, and sees to it that their names outlive a power cut: what is synced in a
+/// directory whose own name is lost cannot be found again.
+///
+/// It may have been made by somebody who was killed before he could sync it, so those that are there are synced as well.
+/// That is no duty of ours, and does not always work (a directory above may not be readable).
+fn make_durably(dir: &Path) -> Result<(), StoreError> {
+    let dir = std::path::absolute(dir).map_err(StoreError::io("find", dir))?;
+    let missing = dir.ancestors().take_while(|above| !above.exists()).count();
+    DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(StoreError::io("create", &dir))?;
+    for (place, above) in dir.ancestors().skip(1).enumerate() {
+        let synced = File::open(above).and_then(|above| above.sync_all());
+        if place < missing {
+            synced.map_err(StoreError::io("sync", above))?;
+        }
+    }
+    Ok(())
 }
 
 fn is_at(file: &File, path: &Path) -> bool {

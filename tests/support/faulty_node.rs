@@ -2,7 +2,7 @@
 //! a correct node.
 //!
 //! It keeps everything in memory and each operation as a line in `DIR/log`, and sends its whole state to its peers when
-//! the next request of a client comes.
+//! the next request of a client comes. At a start it writes what is good of the log aside and puts that in its place.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -38,11 +38,24 @@ impl Node {
         let (added, removed, unwritten) = (BTreeMap::new(), BTreeSet::new(), Vec::new());
         let (id, peers) = (String::new(), Vec::new());
         let mut node = Node { bug, log, id, peers, added, removed, unwritten, last_tag: None, adds: 0 };
-        for line in lines {
-            let record: Value = serde_json::from_str(&line).unwrap_or_default();
-            node.merge(&record);
-        }
+        // Whatever follows the first bad line was not synced, so nobody has heard of it.
+        let records: Vec<Value> = lines.iter().map_while(|line| serde_json::from_str(line).ok()).collect();
+        records.iter().for_each(|record| node.merge(record));
+        node.tidy(&records).expect("the log can be replaced");
         node
+    }
+
+    /// Puts a log of these records alone in place of the present one.
+    fn tidy(&self, records: &[Value]) -> std::io::Result<()> {
+        let aside = self.log.with_extension("tmp");
+        let mut file = File::create(&aside)?;
+        records.iter().try_for_each(|record| writeln!(file, "{record}"))?;
+        file.sync_data()?;
+        std::fs::rename(&aside, &self.log)?;
+        match self.log.parent() {
+            Some(dir) if self.bug != "forgets-dir-sync" => File::open(dir)?.sync_all(),
+            _ => Ok(()),
+        }
     }
 
     fn merge(&mut self, state: &Value) {
@@ -68,8 +81,12 @@ impl Node {
     }
 
     fn append(&self, record: &Value) {
-        let file = File::options().create(true).append(true).open(&self.log);
-        file.and_then(|mut file| writeln!(file, "{record}")).expect("the log can be written");
+        let append = || {
+            let mut file = File::options().append(true).open(&self.log)?;
+            file.write_all(format!("{record}\n").as_bytes())?;
+            if self.bug == "acks-before-sync" { Ok(()) } else { file.sync_data() }
+        };
+        append().expect("the log can be written");
     }
 
     fn tags(&self, element: &Value) -> Vec<String> {

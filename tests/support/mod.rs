@@ -1,4 +1,4 @@
-//! What the tests of the real binary share: [`node`] (one process and its two pipes), [`model`] (what a set may and
+//! What the tests of the real binary share: [`bench`] (a run of `orset test`), [`node`] (one process and its two pipes), [`model`] (what a set may and
 //! must hold after what clients were told), [`cluster`] (several nodes behind a router that loses, delays and doubles
 //! their messages).
 //!
@@ -8,6 +8,7 @@
 // Every test is a crate of its own and uses a part of this.
 #![allow(dead_code)]
 
+pub mod bench;
 pub mod cluster;
 pub mod model;
 pub mod node;

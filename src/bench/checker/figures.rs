@@ -179,6 +179,11 @@ fn nodes(history: &History, findings: &mut Findings) -> BTreeMap<String, NodeFig
             NodeChange::Ready => {
                 never_ready.remove(node.as_str());
             }
+            NodeChange::PowerCut { kept, forgotten } => {
+                of_node.power_cuts += 1;
+                of_node.unsynced_kept += kept;
+                of_node.unsynced_forgotten += forgotten;
+            }
             NodeChange::Copied => {}
         }
     }

@@ -469,4 +469,13 @@ pub struct NodeFigures {
     pub wipes: u64,
     /// How often its store was set back to a copy.
     pub rollbacks: u64,
+    /// How often its power was cut.
+    #[serde(default)]
+    pub power_cuts: u64,
+    /// Changes of its disk, not synced, that were there all the same after those cuts.
+    #[serde(default)]
+    pub unsynced_kept: u64,
+    /// … and that were not.
+    #[serde(default)]
+    pub unsynced_forgotten: u64,
 }

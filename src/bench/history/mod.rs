@@ -254,6 +254,13 @@ pub enum NodeChange {
     Wiped,
     /// Its store was set back to the last copy while it was down.
     RolledBack,
+    /// The power of its machine was cut. If its process was alive, `killed` stands right before.
+    PowerCut {
+        /// How many changes of its disk that it had not synced had got there all the same.
+        kept: u64,
+        /// How many are forgotten.
+        forgotten: u64,
+    },
 }
 
 /// A kind of fault.
@@ -278,9 +285,19 @@ pub enum FaultKind {
     Wipe,
     /// A node is killed and comes back with an older copy of its store.
     Rollback,
+    /// The power of one or more nodes is cut: they are killed and lose what they had not synced, or a part of it.
+    Power,
+    /// The power of all nodes is cut at once.
+    PowerAll,
 }
 
 impl FaultKind {
+    /// Whether it cuts the power, so that the nodes' stores must lie on disks that forget.
+    #[must_use]
+    pub fn cuts_power(self) -> bool {
+        matches!(self, FaultKind::Power | FaultKind::PowerAll)
+    }
+
     /// As on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -294,6 +311,8 @@ impl FaultKind {
             FaultKind::Slow => "slow",
             FaultKind::Wipe => "wipe",
             FaultKind::Rollback => "rollback",
+            FaultKind::Power => "power",
+            FaultKind::PowerAll => "power-all",
         }
     }
 }

@@ -10,7 +10,7 @@ use super::super::history::{Event, FaultAction, FaultKind, NodeChange, Outcome, 
 use super::super::nemesis::{LinkFault, Planned, Step};
 use super::super::network::Packet;
 use super::super::node::{Process, StoreTask};
-use super::{Control, RunError, Runner, SETUP_PATIENCE_NS, Stage};
+use super::{Control, RunError, Runner, SETUP_PATIENCE_NS, Stage, power};
 
 /// A node that has ended by itself is started again after this.
 const RESTART_NS: u64 = 1_000_000_000;
@@ -34,8 +34,13 @@ impl Runner<'_> {
 
     fn start(&mut self, number: usize) -> io::Result<()> {
         let id = self.nodes[number].id.clone();
-        std::fs::create_dir_all(self.dir.node_data(&id))?;
-        let data = self.dir.data();
+        let (data, envs) = match &mut self.nodes[number].machine {
+            Some(machine) => power::switch_on(machine, &id)?,
+            None => {
+                std::fs::create_dir_all(self.dir.node_data(&id))?;
+                (self.dir.data(), Vec::new())
+            }
+        };
         let data = data.to_str().ok_or_else(|| io::Error::other("the run's directory is not UTF-8"))?;
         let filled = |arg: &OsString| match arg.to_str() {
             Some(text) => text.replace("{node}", &id).replace("{data}", data).into(),
@@ -43,7 +48,7 @@ impl Runner<'_> {
         };
         let args: Vec<OsString> = self.options.args.iter().map(filled).collect();
         let log = self.dir.node_log(&id)?;
-        let process = Process::start(&self.options.bin, &args, log, self.options.log_stderr)?;
+        let process = Process::start(&self.options.bin, &args, &envs, log, self.options.log_stderr)?;
         let pid = process.pid();
         let node = &mut self.nodes[number];
         node.process = Some(process);
@@ -143,6 +148,10 @@ impl Runner<'_> {
                     self.nodes[node].holds += 1;
                     self.kill(node)?;
                 }
+                FaultKind::Power | FaultKind::PowerAll => {
+                    self.nodes[node].holds += 1;
+                    self.cut_power(node, fault)?;
+                }
                 FaultKind::Wipe => {
                     self.nodes[node].holds += 1;
                     self.kill_for(node, StoreTask::Wipe)?;
@@ -167,7 +176,9 @@ impl Runner<'_> {
         };
         for node in fault.nodes.iter().copied() {
             match fault.kind {
-                FaultKind::Kill | FaultKind::KillAll | FaultKind::Wipe => self.nodes[node].holds -= 1,
+                FaultKind::Kill | FaultKind::KillAll | FaultKind::Wipe | FaultKind::Power | FaultKind::PowerAll => {
+                    self.nodes[node].holds -= 1
+                }
                 FaultKind::Rollback => self.kill_for(node, StoreTask::Restore)?,
                 FaultKind::Pause => {
                     let go_on = !paused_elsewhere(node, self);
@@ -186,8 +197,16 @@ impl Runner<'_> {
         let node = &mut self.nodes[number];
         let Some(process) = node.process.as_mut().filter(|process| !process.killed) else { return Ok(()) };
         process.kill()?;
-        process.forsaken_ns = self.recorder.now_ns() + FORSAKEN_NS;
-        let unread = process.take_waiting();
+        self.killed(number)
+    }
+
+    /// What is to be done once SIGKILL has been sent.
+    pub(super) fn killed(&mut self, number: usize) -> io::Result<()> {
+        let mut unread = Vec::new();
+        if let Some(process) = &mut self.nodes[number].process {
+            process.forsaken_ns = self.recorder.now_ns() + FORSAKEN_NS;
+            unread = process.take_waiting();
+        }
         self.lost_with(number, unread)?;
         self.note_node(number, NodeChange::Killed)
     }
@@ -248,6 +267,7 @@ impl Runner<'_> {
         let (data, copy) = (self.dir.node_data(&id), self.dir.copy(&id));
         for task in std::mem::take(&mut self.nodes[number].tasks) {
             let change = match task {
+                task if self.nodes[number].machine.is_some() => self.do_task_on_machine(number, task)?,
                 StoreTask::Copy => {
                     replace_tree(&data, &copy)?;
                     NodeChange::Copied

@@ -3,6 +3,7 @@
 
 mod faults;
 mod phases;
+mod power;
 mod recorder;
 mod settle;
 mod traffic;
@@ -25,6 +26,7 @@ use super::nemesis::{LinkFault, Nemesis, Planned};
 use super::network::{Lateness, Links};
 use super::node::{Node, cpu_s};
 use super::options::Options;
+use super::power::NoPower;
 use phases::Stage;
 use recorder::Recorder;
 
@@ -47,6 +49,9 @@ pub enum RunError {
     /// A node did not answer its first `init`, or `topology`.
     #[error("node {0} did not answer {1} within 10 s; see {2}")]
     NotReady(String, &'static str, PathBuf),
+    /// The power of the nodes' disks cannot be cut here.
+    #[error("{0}")]
+    NoPower(#[from] NoPower),
     /// A node ended before the run began.
     #[error("node {0} ended before all nodes were ready ({1}); see {2}")]
     EarlyExit(String, String, PathBuf),
@@ -91,6 +96,9 @@ pub trait Progress {
 /// # Errors
 /// If nothing could be run. A run whose nodes misbehave is no error.
 pub fn run(options: &Options, progress: &mut dyn Progress) -> Result<Finished, RunError> {
+    if options.cuts_power() {
+        super::power::check()?;
+    }
     let started = utc_now();
     let io_error = |what: &str| {
         let what = what.to_owned();
@@ -139,12 +147,16 @@ pub fn run(options: &Options, progress: &mut dyn Progress) -> Result<Finished, R
         interrupted: false,
         dir,
     };
+    let keeper = runner.plug_machines_in().map_err(io_error("cannot prepare the nodes' disks"))?;
     let outcome = runner.run(&stopped);
+    let laid_out = runner.lay_stores_out().map_err(io_error("cannot write the nodes' stores"));
+    drop(keeper);
     let Runner { mut messages, recorder, dir, .. } = runner;
     let written = messages.close().map_err(io_error("cannot write messages.jsonl"));
     let history = recorder.close().map_err(io_error("cannot write history.jsonl"))?;
     outcome?;
     written?;
+    laid_out?;
     Ok(Finished { dir: dir.path().to_owned(), history })
 }
 
@@ -225,7 +237,8 @@ impl Runner<'_> {
             self.forsake(now_ns).map_err(io_error)?;
             self.start_nodes(now_ns)?;
             self.advance(now_ns).map_err(io_error)?;
-            if self.stage == Stage::Done {
+            // Which write has failed, and why, is told when the files are closed.
+            if self.stage == Stage::Done || self.recorder.has_failed() || self.messages.has_failed() {
                 break;
             }
             self.check_setup(now_ns)?;

@@ -44,6 +44,12 @@ impl Recorder {
         Ok(index)
     }
 
+    /// Whether a write has failed.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.file.has_failed()
+    }
+
     /// Waits until all is written.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 
-use crate::bench::checker::{Quantiles, Results, StatsOfKind, Validity};
+use crate::bench::checker::{NodeFigures, Quantiles, Results, StatsOfKind, Validity};
 
 /// So many anomalies are shown.
 const SHOWN: usize = 6;
@@ -38,6 +38,12 @@ fn write(out: &mut String, results: &Results, dir: Option<&Path>) -> std::fmt::R
     )?;
     let faults: Vec<String> = results.faults.iter().map(|(kind, count)| format!("{count} {}", kind.name())).collect();
     writeln!(out, "  {:<12} {}", "faults", if faults.is_empty() { "none".to_owned() } else { faults.join(", ") })?;
+    let power = |of: fn(&NodeFigures) -> u64| results.node_events.values().map(of).sum::<u64>();
+    let cuts = power(|node| node.power_cuts);
+    if cuts > 0 {
+        let (kept, forgotten) = (power(|node| node.unsynced_kept), power(|node| node.unsynced_forgotten));
+        writeln!(out, "  {:<12} {cuts} cuts; {forgotten} unsynced changes of disks forgotten, {kept} kept", "power")?;
+    }
     if let Some(net) = &results.net {
         let (all, servers, bytes) = (net.messages_per_op, net.server_messages_per_op, net.bytes_per_op);
         writeln!(
