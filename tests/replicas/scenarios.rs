@@ -4,9 +4,9 @@ use orset::crdt::{Dot, MAX_REMOVE_TAGS, NodeId, Op, OpBody, ReplicaId, Seq, Vers
 use orset::replica::{PeerBody, PeerMessage, Reply, Request};
 use orset::storage::StoreLimits;
 
-use super::cluster::{Cluster, text};
-use super::network::{Fate, kind};
-use super::slot::Crash;
+use orset::sim::cluster::{Cluster, text};
+use orset::sim::network::{Fate, kind};
+use orset::sim::slot::Crash;
 
 /// Logs are kept whole: what is missed comes as operations.
 const LARGE: StoreLimits = StoreLimits {
@@ -45,7 +45,7 @@ fn restart(cluster: &mut Cluster, slot: usize) {
 
 #[test]
 fn a_wiped_store_catches_up_by_operations_or_by_a_state_delta() {
-    for (limits, by) in [(LARGE, "ops"), (super::slot::SMALL, "part")] {
+    for (limits, by) in [(LARGE, "ops"), (orset::sim::slot::SMALL, "part")] {
         let mut cluster = up_with(limits, 3, 11);
         work(&mut cluster, 30);
         cluster.converge();

@@ -2,9 +2,9 @@
 
 use orset::replica::PeerBody;
 
-use super::cluster::Cluster;
-use super::network::Fate;
-use super::slot::Crash;
+use orset::sim::cluster::Cluster;
+use orset::sim::network::Fate;
+use orset::sim::slot::Crash;
 
 const FILLER: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use orset::crdt::{Base, NodeId, Tag, VersionVector};
-use orset::replica::{Outgoing, Replica, ReplicaConfig};
-use orset::storage::disk::MemDisk;
-use orset::storage::store::FeedBatch;
-use orset::storage::{
+use crate::crdt::{Base, NodeId, Tag, VersionVector};
+use crate::replica::{Outgoing, Replica, ReplicaConfig};
+use crate::storage::disk::MemDisk;
+use crate::storage::store::FeedBatch;
+use crate::storage::{
     IndexPosition, IndexSource, MemorySource, NoIndex, Snapshot, Store, StoreError, StoreLimits, StoreOptions,
 };
 
@@ -26,14 +26,23 @@ pub const SMALL: StoreLimits = StoreLimits {
 /// What a replica holds: as its peers and clients may know it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct View {
+    /// What it holds.
     pub vv: VersionVector,
     /// tag → element.
     pub live: BTreeMap<Tag, String>,
 }
 
 impl View {
+    /// What a store shows.
+    ///
+    /// # Panics
+    /// If its records cannot be read.
     pub fn of(store: &Store) -> Self {
-        let live = store.records(&[]).map(Result::unwrap).map(|r| (r.tag(), r.element().as_str().to_owned())).collect();
+        let live = store
+            .records(&[])
+            .map(|r| r.expect("a simulated index can be read"))
+            .map(|r| (r.tag(), r.element().as_str().to_owned()))
+            .collect();
         Self { vv: store.vv().clone(), live }
     }
 
@@ -51,6 +60,7 @@ impl View {
 /// How a process ends that does not end well.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Crash {
+    /// What was written stays.
     Kill,
     /// With the number that draws what of the unsynced bytes is left.
     PowerCut(u64),
@@ -58,8 +68,11 @@ pub enum Crash {
 
 /// A place in the cluster. Two of them may have the same node id: a store and its copy.
 pub struct Slot {
+    /// Whose store it is.
     pub id: NodeId,
+    /// Where the store is.
     pub disk: MemDisk,
+    /// The process.
     pub running: Option<Running>,
     /// As of the last commit.
     pub view: View,
@@ -67,13 +80,17 @@ pub struct Slot {
     pub dropped: BTreeSet<Tag>,
     /// The disk stops soon; this is how the process then dies.
     pub doomed: Option<Crash>,
+    /// How the store is opened.
     pub limits: StoreLimits,
+    /// How the replica is started.
     pub config: ReplicaConfig,
+    /// Whether there is an index, in memory.
     pub indexed: bool,
 }
 
 /// What there is while the process runs.
 pub struct Running {
+    /// The replica, and in it the store.
     pub replica: Replica,
     source: Box<dyn IndexSource>,
     /// When a snapshot that has been made is installed.
@@ -85,6 +102,7 @@ pub struct Running {
 }
 
 impl Slot {
+    /// An empty disk, and no process.
     pub fn new(id: NodeId, indexed: bool) -> Self {
         Self {
             id,
@@ -99,23 +117,36 @@ impl Slot {
         }
     }
 
+    /// Whether the process runs.
     pub fn is_up(&self) -> bool {
         self.running.is_some()
     }
 
+    /// The replica of a slot that is up.
+    ///
+    /// # Panics
+    /// If it is down.
     pub fn replica(&self) -> &Replica {
         &self.running.as_ref().expect("it is up").replica
     }
 
+    /// The replica of a slot that is up.
+    ///
+    /// # Panics
+    /// If it is down.
     pub fn replica_mut(&mut self) -> &mut Replica {
         &mut self.running.as_mut().expect("it is up").replica
     }
 
+    /// The store of a slot that is up.
     pub fn store(&self) -> &Store {
         self.replica().store()
     }
 
     /// Starts the process.
+    ///
+    /// # Errors
+    /// If the store does not open.
     pub fn open(&mut self, seed: u64, now_ms: u64, lag_ms: u64) -> Result<(), StoreError> {
         let mut rng = fastrand::Rng::with_seed(seed);
         let random = rng.u64(..);
@@ -144,6 +175,9 @@ impl Slot {
     }
 
     /// Ends the process in good order; gives back its last words.
+    ///
+    /// # Errors
+    /// If the store fails.
     pub fn stop(&mut self, now_ms: u64) -> Result<Vec<Outgoing>, StoreError> {
         let Some(mut running) = self.running.take() else { return Ok(Vec::new()) };
         running.replica.answer_held()?;
@@ -163,6 +197,12 @@ impl Slot {
     }
 
     /// Does what is due, and makes everything durable; gives back what may leave.
+    ///
+    /// # Errors
+    /// If the store fails.
+    ///
+    /// # Panics
+    /// If the process is down, or asks to be woken for ever.
     pub fn settle(&mut self, now_ms: u64) -> Result<Vec<Outgoing>, StoreError> {
         let running = self.running.as_mut().expect("it is up");
         running.replica.tick(now_ms)?;
@@ -173,6 +213,12 @@ impl Slot {
     }
 
     /// The background steps.
+    ///
+    /// # Errors
+    /// If the store fails.
+    ///
+    /// # Panics
+    /// If the process is down.
     pub fn background(&mut self, now_ms: u64) -> Result<(), StoreError> {
         let running = self.running.as_mut().expect("it is up");
         let store = running.replica.store_mut();
@@ -182,7 +228,7 @@ impl Slot {
         if let Some((_, batches)) = running.feed.take_if(|(at, _)| *at <= now_ms) {
             let index = Arc::clone(store.index().expect("what is fed has an index"));
             for batch in batches.iter().filter(|batch| batch.position.lsn > index.position().lsn) {
-                index.apply(&batch.changes, batch.position).unwrap();
+                index.apply(&batch.changes, batch.position).expect("an index in memory takes everything");
             }
             store.index_noted(index.position().lsn);
             store.maintain();

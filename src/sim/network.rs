@@ -5,9 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use orset::crdt::NodeId;
-use orset::maelstrom::{Decoder, Incoming, Limits, encode};
-use orset::replica::{Outgoing, PeerBody, PeerMessage};
+use crate::crdt::NodeId;
+use crate::maelstrom::{Decoder, Incoming, Limits, encode};
+use crate::replica::{Outgoing, PeerBody, PeerMessage};
 use uuid::Uuid;
 
 /// No message but one with a single operation is larger.
@@ -16,16 +16,23 @@ const MAX_MESSAGE_BYTES: usize = 64 << 10;
 /// What a test has in mind for a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
+    /// It arrives.
     Deliver,
+    /// It does not.
     Drop,
+    /// It arrives, and once more.
     Twice,
+    /// It arrives so many milliseconds later than it would.
     Late(u64),
 }
 
 /// A message that has arrived.
 pub struct Arrival {
+    /// The sender's name.
     pub from: NodeId,
+    /// The receiver's name.
     pub to: NodeId,
+    /// The message, as the receiver understands it.
     pub message: PeerMessage,
 }
 
@@ -33,8 +40,11 @@ type Chooser = Box<dyn FnMut(&NodeId, &NodeId, &PeerMessage) -> Fate>;
 
 /// See the module's text. Probabilities are in percent.
 pub struct Network {
+    /// How many are lost.
     pub loss: u64,
+    /// How many arrive twice.
     pub duplication: u64,
+    /// How long they take: at least, and at most.
     pub latency_ms: (u64, u64),
     /// Nothing gets from the first to the second.
     pub cuts: BTreeSet<(NodeId, NodeId)>,
@@ -60,6 +70,7 @@ pub fn kind(body: &PeerBody) -> &'static str {
 }
 
 impl Network {
+    /// A good network.
     pub fn new(seed: u64) -> Self {
         Self {
             loss: 0,

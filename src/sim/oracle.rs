@@ -7,16 +7,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use orset::crdt::{Element, Tag};
-use orset::replica::{Reply, Request};
+use crate::crdt::{Element, Tag};
+use crate::replica::{Reply, Request};
 
 use super::slot::View;
 
+/// See the module's text.
 #[derive(Default)]
 pub struct Oracle {
+    /// What was acknowledged as added: tag → element.
     pub adds: BTreeMap<Tag, String>,
+    /// The tags that acknowledged removes named.
     pub removed: BTreeSet<Tag>,
+    /// Added tags that no store held any more when one was lost.
     pub lost_adds: BTreeSet<Tag>,
+    /// Removed tags of which no store held the removal any more.
     pub lost_removals: BTreeSet<Tag>,
     doubtful_adds: BTreeMap<String, usize>,
     doubtful_removals: BTreeSet<String>,
@@ -34,6 +39,9 @@ impl Oracle {
     }
 
     /// Takes note of a reply. `now` is what the replica holds.
+    ///
+    /// # Panics
+    /// If it is not a reply that this request may get.
     pub fn told(&mut self, msg_id: i64, reply: &Reply, now: &View) {
         let (_, request, before) = self.pending.remove(&msg_id).expect("a reply to nothing, or a second one");
         match (request, reply) {
@@ -43,7 +51,7 @@ impl Oracle {
             }
             (Request::Remove(element), Reply::Removed(tags)) => self.told_removed(&element, tags, &before),
             (Request::Read, Reply::Elements(list)) => {
-                let list: Vec<&str> = list.iter().map(|e| std::str::from_utf8(e).unwrap()).collect();
+                let list: Vec<&str> = list.iter().map(|e| std::str::from_utf8(e).expect("elements are text")).collect();
                 let set: BTreeSet<&str> = list.iter().copied().collect();
                 assert_eq!(set.len(), list.len(), "an element twice in {list:?}");
                 // Held requests are answered late, so what changed in between may be seen or not.
@@ -108,6 +116,9 @@ impl Oracle {
     }
 
     /// What must hold of every replica at every moment.
+    ///
+    /// # Panics
+    /// If it does not.
     pub fn check(&self, view: &View, who: &str) {
         let mut unknown: BTreeMap<&str, usize> = BTreeMap::new();
         for (tag, element) in &view.live {
@@ -128,6 +139,9 @@ impl Oracle {
     }
 
     /// What must hold of everybody once all is quiet.
+    ///
+    /// # Panics
+    /// If it does not.
     pub fn check_final(&self, view: &View, who: &str) {
         self.check(view, who);
         for (tag, element) in &self.adds {

@@ -1,18 +1,15 @@
 //! The cluster: the event loop in virtual time, and what may be done to its nodes.
 
-use std::collections::VecDeque;
-
-use orset::crdt::{Element, NodeId, Tag};
-use orset::replica::{Outgoing, PeerMessage, Reply, Request, Style, Ticket};
-use orset::storage::StoreError;
-use orset::storage::disk::MemDisk;
+use crate::crdt::{Element, NodeId, Tag};
+use crate::replica::{Outgoing, PeerMessage, Reply, Request, Style, Ticket};
+use crate::storage::StoreError;
+use crate::storage::disk::MemDisk;
 
 use super::network::{Network, kind};
 use super::oracle::Oracle;
 use super::slot::{Crash, Slot, View};
+use super::story::Story;
 
-/// Steps that a failure prints.
-const TRACE_LINES: usize = 60;
 /// After the faults, everybody must agree within this.
 pub const CONVERGENCE_MS: u64 = 120_000;
 
@@ -20,41 +17,43 @@ pub const CONVERGENCE_MS: u64 = 120_000;
 const MAX_MESSAGES: u64 = 30_000;
 
 /// A store as it was once.
+#[derive(Clone)]
 pub struct Image {
     disk: MemDisk,
     view: View,
 }
 
+/// See the module's text. What must not be is a panic, which says which rule it broke.
 pub struct Cluster {
+    /// Virtual milliseconds.
     pub now: u64,
+    /// One for every node; then one for every copy of a store that runs beside it.
     pub slots: Vec<Slot>,
+    /// Messages under way.
     pub network: Network,
+    /// What clients were told.
     pub oracle: Oracle,
+    /// Everything that is drawn is drawn from here.
     pub rng: fastrand::Rng,
+    /// The names of the nodes.
     pub ids: Vec<NodeId>,
     /// Replies that nobody has looked at yet.
     pub replies: Vec<(i64, Reply)>,
     /// Most milliseconds between a background step and its effect.
     pub max_lag_ms: u64,
-    trace: VecDeque<String>,
-    seed: u64,
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            for line in &self.trace {
-                eprintln!("{line}");
-            }
-            eprintln!("seed {}: replay with ORSET_SEED={}", self.seed, self.seed);
-        }
-    }
+    story: Story,
 }
 
 impl Cluster {
     /// `count` nodes, all down.
     pub fn down(count: usize, seed: u64) -> Self {
-        let ids: Vec<NodeId> = (1..=count).map(|n| NodeId::new(&format!("n{n}")).unwrap()).collect();
+        Self::told_by(Story::printed_on_panic(seed), count, seed)
+    }
+
+    /// `count` nodes, all down, whose steps go into `story`.
+    pub fn told_by(story: Story, count: usize, seed: u64) -> Self {
+        let id = |n| NodeId::new(&format!("n{n}")).expect("letters and digits");
+        let ids: Vec<NodeId> = (1..=count).map(id).collect();
         let slots = ids.iter().enumerate().map(|(n, id)| Slot::new(id.clone(), (n as u64 + seed).is_multiple_of(2)));
         Self {
             now: 1,
@@ -65,8 +64,7 @@ impl Cluster {
             ids,
             replies: Vec::new(),
             max_lag_ms: 0,
-            trace: VecDeque::new(),
-            seed,
+            story,
         }
     }
 
@@ -77,11 +75,9 @@ impl Cluster {
         cluster
     }
 
-    pub fn note(&mut self, what: impl FnOnce() -> String) {
-        if self.trace.len() == TRACE_LINES {
-            self.trace.pop_front();
-        }
-        self.trace.push_back(format!("{:>7} {}", self.now, what()));
+    /// Tells a step, if somebody listens.
+    pub fn note(&self, what: impl FnOnce() -> String) {
+        self.story.tell(self.now, what);
     }
 
     /// The name of a slot, for people.
@@ -101,7 +97,10 @@ impl Cluster {
         if !known_nodes || self.rng.bool() {
             let ticket = Ticket { client: "c0".into(), msg_id: 0, style: Style::OrSet, arrived_ms: now };
             let (id, ids) = (self.slots[slot].id.clone(), self.ids.clone());
-            self.slots[slot].replica_mut().init(ticket, &id, &ids).unwrap();
+            let outcome = self.slots[slot].replica_mut().init(ticket, &id, &ids);
+            if let Err(error) = outcome {
+                return self.died_of(slot, &error);
+            }
         }
         let found = View::of(self.slots[slot].store());
         let before = std::mem::take(&mut self.slots[slot].view);
