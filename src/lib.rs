@@ -8,5 +8,6 @@ pub mod dump;
 pub mod maelstrom;
 pub mod node;
 pub mod replica;
+pub mod sim;
 pub mod storage;
 pub mod supervise;

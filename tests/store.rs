@@ -88,6 +88,31 @@ fn a_snapshot_that_has_to_wait_for_the_index_does_not_chop_up_the_log() {
     assert_eq!(snapshot.counts().tags, 2, "of what there was when the segment was closed");
 }
 
+/// Found by the simulation: where a state delta lay across the ends of all closed segments, a snapshot that a peer waited
+/// for was not made before something new was written.
+#[test]
+fn a_snapshot_is_made_although_a_state_delta_lies_across_the_ends_of_the_segments() {
+    let mut store = open(StoreLimits { segment_bytes: 400, ..StoreLimits::default() });
+    let (there, join) = (ReplicaId::from_random(99), JoinId(5));
+    for n in 2..5 {
+        let record = (Element::from_canonical(&[b'1'; 400]), Dot::new(there, Seq(n)));
+        store.append_join(Entry::JoinPart(JoinPart { join, records: vec![record], live: Vec::new() })).unwrap();
+        store.commit().unwrap();
+        store.want_snapshot();
+    }
+    let incarnation = Incarnation { node: NodeId::new("n2").unwrap(), parent: None };
+    let (vv, incarnations) = ([(there, Seq(4))].into_iter().collect(), [(there, incarnation)].into_iter().collect());
+    store.append_join(Entry::JoinCommit(JoinCommit { join, vv, incarnations })).unwrap();
+    store.commit().unwrap();
+    assert_eq!(store.manifest().segments.len(), 4, "three closed in the middle of it, and one that is written to");
+    for batch in store.take_feed() {
+        store.index().unwrap().apply(&batch.changes, batch.position).unwrap();
+        store.index_noted(batch.position.lsn);
+    }
+    let snapshot = store.plan_compaction().unwrap().expect("it is wanted, and may be made").run().unwrap();
+    assert_eq!(snapshot.counts().tags, 3);
+}
+
 /// A join with so many changes would be one huge step for the index: it is rebuilt from a snapshot instead, and what
 /// comes meanwhile is neither lost nor applied twice.
 #[test]

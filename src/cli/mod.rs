@@ -4,6 +4,7 @@ mod check;
 mod dump;
 mod progress;
 mod serve;
+mod sim;
 mod supervise;
 mod test;
 
@@ -50,6 +51,9 @@ enum Command {
     /// Run a node that is killed and restarted at random times, as one node to Maelstrom
     #[command(after_help = supervise::AFTER_HELP)]
     Supervise(supervise::SuperviseArgs),
+    /// Run replicas and their stores in virtual time, with every fault there is, and judge them; all from one seed
+    #[command(after_help = sim::EXIT_CODES)]
+    Sim(sim::SimArgs),
 }
 
 /// The user has asked for something that there is not.
@@ -66,6 +70,7 @@ pub fn main() -> ExitCode {
         Some(Command::Dump(args)) => dump::run(args).map(|()| 0),
         Some(Command::Test(args)) => test::run(args),
         Some(Command::Supervise(args)) => supervise::run(args),
+        Some(Command::Sim(args)) => sim::run(&args),
         Some(Command::Check(args)) => check::run(args),
     };
     match outcome {

@@ -1,8 +1,8 @@
 //! How little is said when there is nothing to say.
 
-use super::cluster::Cluster;
-use super::network::Fate;
-use super::slot::Crash;
+use orset::sim::cluster::Cluster;
+use orset::sim::network::Fate;
+use orset::sim::slot::Crash;
 
 #[test]
 fn strangers_do_not_greet_for_ever_and_digests_back_off() {

@@ -16,7 +16,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use mem::MemDisk;
+pub use mem::{DiskFault, Kept, MemDisk};
 pub use real::RealDisk;
 
 /// A file system. Paths are absolute, or relative to wherever the implementation says.

@@ -32,7 +32,8 @@ impl Store {
         }
         if let Some(wanted) = self.snapshot_wanted
             && let Active::Open(writer) = &self.active
-            && wanted > writer.segment().header.lsn
+            && self.lsn > writer.segment().header.lsn
+            && !(0..self.closed.len()).any(|n| self.end_lsn(n) >= wanted && self.joins.may_end_at(self.end_lsn(n)))
         {
             let vv = self.state.vv.clone();
             let outcome = self.open_segment(vv);

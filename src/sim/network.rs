@@ -1,13 +1,13 @@
 //! The network: messages under way.
 //!
-//! Every message is encoded to its line and decoded again, so what arrives is what a real node would have understood,
-//! and its size is the real one.
+//! Messages are encoded to their lines and decoded again (in long runs some of them, as that costs more than all the
+//! rest), so what arrives is what a real node would have understood, and its size is the real one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use orset::crdt::NodeId;
-use orset::maelstrom::{Decoder, Incoming, Limits, encode};
-use orset::replica::{Outgoing, PeerBody, PeerMessage};
+use crate::crdt::NodeId;
+use crate::maelstrom::{Decoder, Incoming, Limits, encode};
+use crate::replica::{Outgoing, PeerBody, PeerMessage};
 use uuid::Uuid;
 
 /// No message but one with a single operation is larger.
@@ -16,16 +16,23 @@ const MAX_MESSAGE_BYTES: usize = 64 << 10;
 /// What a test has in mind for a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
+    /// It arrives.
     Deliver,
+    /// It does not.
     Drop,
+    /// It arrives, and once more.
     Twice,
+    /// It arrives so many milliseconds later than it would.
     Late(u64),
 }
 
 /// A message that has arrived.
 pub struct Arrival {
+    /// The sender's name.
     pub from: NodeId,
+    /// The receiver's name.
     pub to: NodeId,
+    /// The message, as the receiver understands it.
     pub message: PeerMessage,
 }
 
@@ -33,15 +40,23 @@ type Chooser = Box<dyn FnMut(&NodeId, &NodeId, &PeerMessage) -> Fate>;
 
 /// See the module's text. Probabilities are in percent.
 pub struct Network {
+    /// How many are lost.
     pub loss: u64,
+    /// How many arrive twice.
     pub duplication: u64,
+    /// How many take as long as [`Network::late_ms`] says: past a restart of their receiver, perhaps.
+    pub lateness: u64,
+    /// How late those are: at least, and at most.
+    pub late_ms: (u64, u64),
+    /// How long the others take: at least, and at most.
     pub latency_ms: (u64, u64),
     /// Nothing gets from the first to the second.
     pub cuts: BTreeSet<(NodeId, NodeId)>,
     /// Overrides the dice, if set.
     pub chooser: Option<Chooser>,
-    /// How many of which kind were sent.
-    pub sent: BTreeMap<&'static str, u64>,
+    /// One of so many messages goes through its form on the wire.
+    pub through_wire_every: u64,
+    sent: BTreeMap<&'static str, u64>,
     under_way: BTreeMap<(u64, u64), Arrival>,
     serial: u64,
     rng: fastrand::Rng,
@@ -60,10 +75,14 @@ pub fn kind(body: &PeerBody) -> &'static str {
 }
 
 impl Network {
+    /// A good network.
     pub fn new(seed: u64) -> Self {
         Self {
             loss: 0,
             duplication: 0,
+            lateness: 0,
+            late_ms: (1_000, 20_000),
+            through_wire_every: 1,
             latency_ms: (1, 5),
             cuts: BTreeSet::new(),
             chooser: None,
@@ -88,11 +107,16 @@ impl Network {
     pub fn send(&mut self, now_ms: u64, from: &NodeId, to: &NodeId, message: PeerMessage) {
         *self.sent.entry(kind(&message.body)).or_default() += 1;
         self.serial += 1;
-        let message = through_the_wire(self.serial, from, to, message);
+        let message = if self.serial.is_multiple_of(self.through_wire_every) {
+            through_the_wire(self.serial, from, to, message)
+        } else {
+            message
+        };
         let fate = match &mut self.chooser {
             Some(chooser) => chooser(from, to, &message),
             None if self.rng.u64(0..100) < self.loss => Fate::Drop,
             None if self.rng.u64(0..100) < self.duplication => Fate::Twice,
+            None if self.rng.u64(0..100) < self.lateness => Fate::Late(self.rng.u64(self.late_ms.0..=self.late_ms.1)),
             None => Fate::Deliver,
         };
         if self.cuts.contains(&(from.clone(), to.clone())) {
@@ -110,6 +134,13 @@ impl Network {
             let arrival = Arrival { from: from.clone(), to: to.clone(), message: message.clone() };
             self.under_way.insert((at, self.serial), arrival);
         }
+    }
+
+    /// Ends all faults: what is lost stays lost, and what is late stays late.
+    pub fn heal(&mut self) {
+        (self.loss, self.duplication, self.lateness, self.chooser) = (0, 0, 0, None);
+        self.latency_ms = (1, 5);
+        self.cuts.clear();
     }
 
     /// When the next message arrives.
