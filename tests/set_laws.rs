@@ -312,3 +312,26 @@ proptest! {
         }
     }
 }
+
+/// What is live must be covered, else the operation that it came from applies once more.
+#[test]
+fn a_state_delta_that_lists_what_its_vector_does_not_cover_is_refused_and_changes_nothing() {
+    let replica = ReplicaId::from_random(1);
+    let element = Element::from_canonical(b"1");
+    let part =
+        |seq| JoinPart { join: JoinId(1), records: vec![(element.clone(), Dot::new(replica, Seq(seq)))], live: vec![] };
+    let commit = JoinCommit {
+        join: JoinId(1),
+        vv: [(replica, Seq(5))].into_iter().collect(),
+        incarnations: Incarnations::new(),
+    };
+    for (seq, sound) in [(5, true), (6, false)] {
+        let mut state = State::default();
+        state.apply(&EmptyBase, &Entry::JoinPart(part(seq))).unwrap();
+        let mut context = state.clone();
+        let commit = Entry::JoinCommit(commit.clone());
+        assert_eq!(state.apply(&EmptyBase, &commit).is_ok(), sound, "{seq}");
+        assert_eq!(context.apply_context(&commit).is_ok(), sound, "{seq}, on top of an index");
+        assert_eq!((state.vv.is_empty(), state.memtable.is_empty()), (!sound, !sound), "{seq}");
+    }
+}

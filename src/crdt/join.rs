@@ -168,6 +168,11 @@ impl Staged {
         vv.covers(tag) && !self.live.contains(tag) && !self.listed.contains(&tag)
     }
 
+    /// A listed tag that `vv`, the sender's vector, does not cover; there must be none.
+    pub fn beyond(&self, vv: &VersionVector) -> Option<Tag> {
+        self.listed.iter().find(|tag| !vv.covers(**tag)).copied()
+    }
+
     /// The listed records that somebody who holds `vv` has never heard of.
     pub fn news<'a>(&'a self, vv: &'a VersionVector) -> impl Iterator<Item = &'a (Element, Tag)> {
         self.records.iter().filter(|(_, tag)| !vv.covers(*tag))

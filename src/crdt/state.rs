@@ -54,6 +54,9 @@ pub enum ApplyError {
     /// A commit without its parts (there is always one, if an empty one).
     #[error("commit of the state delta {0:?}, of which there is no part")]
     NoParts(JoinId),
+    /// A state delta lists a tag that its vector does not cover: the next of its operations would bring it again.
+    #[error("the state delta {0:?} lists {1}, which its vector does not cover")]
+    Unclaimed(JoinId, Tag),
     /// The records below could not be read.
     #[error(transparent)]
     Base(#[from] BaseError),
@@ -167,7 +170,12 @@ impl State {
 
     fn take_staged(&mut self, commit: &JoinCommit) -> Result<Staged, ApplyError> {
         let staged = self.staged.take_if(|staged| staged.join == commit.join);
-        staged.ok_or(ApplyError::NoParts(commit.join))
+        let staged = staged.ok_or(ApplyError::NoParts(commit.join))?;
+        if let Some(tag) = staged.beyond(&commit.vv) {
+            self.staged = Some(staged);
+            return Err(ApplyError::Unclaimed(commit.join, tag));
+        }
+        Ok(staged)
     }
 
     fn hold_join(&mut self, commit: &JoinCommit) {

@@ -36,6 +36,23 @@ pub const fn footer_config() -> Configuration<LittleEndian, Varint, Limit<MAX_FO
     bincode::config::standard().with_limit::<MAX_FOOTER_BYTES>()
 }
 
+/// Decodes what [`footer_config`] encoded from the start of `bytes`, and says how many it took. A length in it that is
+/// false costs little more than there is: no footer takes over 16 times its bytes in memory.
+///
+/// # Errors
+/// If they are nothing of that form.
+pub fn decode_footer<T: Decode<()>>(bytes: &[u8]) -> Result<(T, usize), bincode::error::DecodeError> {
+    const SMALL_BYTES: usize = MAX_PAYLOAD_BYTES / 16;
+    const LARGE_BYTES: usize = 16 * MAX_PAYLOAD_BYTES;
+    if bytes.len() <= SMALL_BYTES {
+        bincode::decode_from_slice(bytes, config())
+    } else if bytes.len() <= MAX_PAYLOAD_BYTES {
+        bincode::decode_from_slice(bytes, bincode::config::standard().with_limit::<LARGE_BYTES>())
+    } else {
+        bincode::decode_from_slice(bytes, footer_config())
+    }
+}
+
 /// What a log frame says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Frame {
@@ -416,6 +433,20 @@ mod tests {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
             let _ = decode_frame(&flipped);
+        }
+    }
+
+    /// Found by fuzzing snapshots: a few hundred bytes took 470 MB.
+    #[test]
+    fn a_footer_with_a_false_length_is_refused_before_there_is_room_for_it() {
+        // 2^24 replica ids, of which there is none: 256 MiB.
+        let bytes = [252, 0, 0, 0, 1];
+        let short = bincode::error::DecodeError::LimitExceeded;
+        assert_eq!(decode_footer::<Vec<u128>>(&bytes).unwrap_err().to_string(), short.to_string());
+        for count in [1, 100_000, 3_000_000] {
+            let ids = vec![1_u128 << 70; count];
+            let bytes = bincode::encode_to_vec(&ids, footer_config()).unwrap();
+            assert_eq!(decode_footer(&bytes).unwrap(), (ids, bytes.len()), "{count} ids");
         }
     }
 

@@ -98,6 +98,14 @@ impl Replay {
             read_log(disk, &log_dir(dir), &manifest.segments, manifest.clean.as_ref(), &mut |visit| fold.visit(visit))?;
         fold.check_start(&log, dir)?;
         fold.state.discard_staged();
+        // What a segment says of the log before it is never more than the log gives: else the floor would be above it.
+        if let Some(segment) = log.segments.iter().find(|segment| !segment.header.vv.is_within(&fold.state.vv)) {
+            return Err(StoreError::damaged(
+                &segment.path,
+                0,
+                "this segment claims operations that the log does not have",
+            ));
+        }
         if let Some(oldest) = log.segments.first() {
             fold.state.floor.join(&oldest.header.vv);
         }

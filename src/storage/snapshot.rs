@@ -123,11 +123,16 @@ impl Snapshot {
         }
         let footer = read(offset, trailer_at)?;
         let unwrapped = envelope::unwrap(&footer, FOOTER_MAGIC, path, offset)?;
-        let (form, length): (FooterForm, usize) = bincode::decode_from_slice(unwrapped.body, codec::footer_config())
-            .map_err(|_| damaged(offset, "the footer cannot be decoded"))?;
+        let (form, length): (FooterForm, usize) =
+            codec::decode_footer(unwrapped.body).map_err(|_| damaged(offset, "the footer cannot be decoded"))?;
         let (context, _) = Context::decode(&unwrapped.body[length..]).map_err(|e| damaged(offset, e.0))?;
         if preamble != preamble_bytes(form.nonce) || footer.len() != envelope::ENVELOPE_BYTES + unwrapped.body.len() {
             return Err(damaged(0, "the snapshot's ends do not belong together"));
+        }
+        // The writer sees to both, and all that reads records or serves deltas rests on them.
+        let sorted = form.blocks.is_sorted_by(|a, b| a.first_key < b.first_key);
+        if !sorted || !context.floor.is_within(&context.vv) {
+            return Err(damaged(offset, "the footer contradicts itself"));
         }
         let id = |id: u128| ReplicaId::from_u128(id).ok_or_else(|| damaged(offset, "an impossible replica id"));
         Ok(Self {
@@ -223,6 +228,11 @@ impl Snapshot {
             || records.first().map(|r| r.key.as_bytes()) != Some(&block.first_key)
         {
             return Err(damaged("a block is not the one that the footer lists"));
+        }
+        let next = self.blocks.get(n + 1).map(|next| next.first_key.as_slice());
+        let before_next = |last: &Record| next.is_none_or(|next| last.key.as_bytes() < next);
+        if !records.is_sorted_by(|a, b| a.key < b.key) || !records.last().is_none_or(before_next) {
+            return Err(damaged("a block's records are out of order"));
         }
         Ok(records)
     }
@@ -484,6 +494,35 @@ mod tests {
         }
         assert_eq!(snapshot.records(&[]).count(), records.len());
         assert_eq!(snapshot.records(b"~").count(), 0);
+    }
+
+    /// Checksums say that bytes are those that were written, and not that they made sense.
+    #[test]
+    fn records_out_of_order_and_a_floor_above_the_vector_are_refused() {
+        let disk = MemDisk::default();
+        let header = |floor: u64| SnapshotHeader {
+            lsn: Lsn(9),
+            frame_checksum: 4,
+            own: None,
+            context: Context {
+                vv: [(ReplicaId::from_random(1), Seq(3))].into_iter().collect(),
+                floor: [(ReplicaId::from_random(1), Seq(floor))].into_iter().collect(),
+                ..Context::default()
+            },
+        };
+        let write = |header: &SnapshotHeader, records: Vec<Record>| {
+            let snapshot = write(&disk, Path::new("/"), header, 77, Box::new(records.into_iter().map(Ok)))?;
+            (0..snapshot.block_count()).try_for_each(|n| snapshot.block(n).map(drop))
+        };
+        let mut few = records()[..3].to_vec();
+        assert!(write(&header(3), few.clone()).is_ok());
+        assert!(write(&header(4), few.clone()).is_err(), "a floor above the vector");
+        few.swap(1, 2);
+        assert!(write(&header(3), few).is_err(), "out of order in a block");
+        let mut many = records();
+        assert!(write(&header(3), many.clone()).is_ok());
+        many.rotate_left(1);
+        assert!(write(&header(3), many).is_err(), "out of order between blocks");
     }
 
     #[test]
