@@ -178,18 +178,24 @@ fn json_line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
     writeln!(out)
 }
 
+fn plural(count: usize, what: &str) -> String {
+    let end = if what.ends_with("ch") { "es" } else { "s" };
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}{end}") }
+}
+
 fn table(out: &mut dyn Write, row: &ReportRow) -> io::Result<()> {
     writeln!(out, "store {}", row.store)?;
     if let Some(lsn) = row.lsn {
         let (segments, batches, blocks) = (row.segments, row.batches, row.snapshot_blocks);
-        let log = format!("{segments} segments, {batches} batches, up to LSN {lsn}");
-        writeln!(out, "  log        {log}\n  snapshot   {blocks} blocks")?;
+        let (segments, batches) = (plural(segments, "segment"), plural(batches, "batch"));
+        writeln!(out, "  log        {segments}, {batches}, up to LSN {lsn}")?;
+        writeln!(out, "  snapshot   {}", if blocks == 0 { "none".to_owned() } else { plural(blocks, "block") })?;
     }
     match &row.index {
         IndexRow::NotLookedAt(why) => writeln!(out, "  index      not looked at: {why}")?,
         IndexRow::Absent => writeln!(out, "  index      none; the next start builds one")?,
         IndexRow::SoundAtLsn(lsn) => writeln!(out, "  index      sound, at LSN {lsn}")?,
-        IndexRow::Unsound => writeln!(out, "  index      unsound")?,
+        IndexRow::Unsound => {}
     }
     for finding in &row.findings {
         let FindingRow { kind, file, offset, what, repaired } = finding;

@@ -36,7 +36,9 @@ impl NewStore {
             _ => PathBuf::from("."),
         };
         let made = tempfile::Builder::new().prefix(".new-store-").tempdir_in(&parent);
-        let aside = made.map_err(StoreError::io("make a directory in", &parent))?;
+        // The error names the random name, which says nothing to anybody.
+        let made = made.map_err(|error| std::io::Error::from(error.kind()));
+        let aside = made.map_err(StoreError::io("make a new store here", &parent))?;
         make_dirs(&RealDisk, aside.path())?;
         Ok(Self { aside, parent, path: path.to_path_buf() })
     }

@@ -27,7 +27,8 @@ use super::RepairError;
 use super::new_store::{make_dirs, write_manifest};
 use super::scan::{FoundSegment, Scan, Unreadable};
 use crate::crdt::{
-    Base, Dot, EmptyBase, Entry, Incarnation, Incarnations, NodeId, OpBody, Record, ReplicaId, Seq, State, Verdict,
+    Base, Dot, EmptyBase, Entry, Incarnation, Incarnations, JoinCommit, JoinPart, NodeId, OpBody, Record, ReplicaId,
+    Seq, State, Verdict,
 };
 use crate::storage::codec::{Batch, Context};
 use crate::storage::disk::Disk;
@@ -136,10 +137,6 @@ struct Fold<'a> {
     base: Option<&'a Snapshot>,
     /// Up to here the log is whole; `None` behind the first gap.
     whole: Option<Lsn>,
-    /// The last entry that was taken in while it was; not the parts of a state delta without its end.
-    whole_to: Lsn,
-    /// The last entry before the state delta that is arriving.
-    before_join: Lsn,
     /// Every incarnation whose `Start` can be read.
     known: Incarnations,
     /// The store's own replica ids, in the order in which it took them.
@@ -161,8 +158,8 @@ impl<'a> Fold<'a> {
             whole = scan.segments.iter().any(fits).then_some(header.lsn);
             owns.extend(header.own);
         }
-        let (whole_to, known) = (whole.unwrap_or_default(), state.incarnations.clone());
-        Self { state, base, whole, whole_to, before_join: whole_to, known, owns }
+        let known = state.incarnations.clone();
+        Self { state, base, whole, known, owns }
     }
 
     fn base(&self) -> &'a dyn Base {
@@ -171,7 +168,7 @@ impl<'a> Fold<'a> {
 
     fn run(&mut self, scan: &Scan) -> Result<(), StoreError> {
         scan.each_batch(|_, _, batch| self.batch(batch))?;
-        self.discard_staged();
+        self.state.discard_staged();
         // What was early may apply now: over and over, until nothing more does.
         loop {
             let before = self.state.vv.clone();
@@ -196,33 +193,16 @@ impl<'a> Fold<'a> {
             if whole.is_some_and(|at| lsn <= at) {
                 continue;
             }
-            if whole.is_some_and(|at| lsn == at.next() && self.next(at, entry)) {
-                (self.whole, self.whole_to) = (Some(lsn), lsn);
+            if whole.is_some_and(|at| lsn == at.next()) && self.state.apply(self.base(), entry).is_ok() {
+                self.whole = Some(lsn);
                 continue;
             }
             // Nobody knows what was in the gap: perhaps parts of the state delta that is arriving.
             self.whole = None;
-            self.discard_staged();
+            self.state.discard_staged();
             self.by_itself(entry)?;
         }
         Ok(())
-    }
-
-    /// Takes in the entry after `at`, of a log that is whole so far; says whether it can be that.
-    fn next(&mut self, at: Lsn, entry: &Entry) -> bool {
-        if let Entry::JoinPart(part) = entry
-            && self.state.staged() != Some(part.join)
-        {
-            self.before_join = at;
-        }
-        self.state.apply(self.base(), entry).is_ok()
-    }
-
-    fn discard_staged(&mut self) {
-        if self.state.staged().is_some() {
-            self.whole_to = self.before_join;
-        }
-        self.state.discard_staged();
     }
 
     /// Takes in an operation for what it says by itself, wherever in the log it stood.
@@ -237,14 +217,25 @@ impl<'a> Fold<'a> {
 
     /// Hands out what can be read and is not held.
     fn hand_out(&self, scan: &Scan, on_unapplied: OnUnapplied) -> Result<u64, StoreError> {
-        let (mut count, mut seen) = (0, BTreeSet::new());
-        let mut last = self.whole_to;
+        // A state delta whose end is covered has been taken in, or is in the snapshot.
+        let mut held = BTreeSet::new();
+        scan.each_batch(|_, _, batch| {
+            let commits = batch.entries.iter().filter_map(|entry| match entry {
+                Entry::JoinCommit(commit) if commit.vv.is_within(&self.state.vv) => Some(commit.join),
+                _ => None,
+            });
+            held.extend(commits);
+            Ok::<(), StoreError>(())
+        })?;
+        let (mut count, mut seen, mut last) = (0, BTreeSet::new(), Lsn(0));
         scan.each_batch(|segment, frame, batch| {
             for (lsn, entry) in (batch.first.0..).map(Lsn).zip(&batch.entries) {
                 let not_held = match entry {
                     Entry::Op(op) => !self.state.vv.covers(op.dot) && seen.insert(op.dot),
                     // A repeated batch has LSNs that were seen.
-                    Entry::JoinPart(_) | Entry::JoinCommit(_) => lsn > last,
+                    Entry::JoinPart(JoinPart { join, .. }) | Entry::JoinCommit(JoinCommit { join, .. }) => {
+                        lsn > last && !held.contains(join)
+                    }
                 };
                 if not_held {
                     count += 1;

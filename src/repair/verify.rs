@@ -115,12 +115,14 @@ pub fn verify(store: &Path) -> Result<Report, StoreError> {
             drop(lock);
             check(&pinned, store, copy)
         }
-        Err(StoreError::InUse { .. }) => {
-            let mut report = check_files(&pin(store)?, store, true)?;
-            report.index = IndexCheck::NotLookedAt("the node is running, and has its index open".to_owned());
+        Err(error) => {
+            let in_use = matches!(error, StoreError::InUse { .. });
+            let mut report = check_files(&pin(store)?, store, in_use)?;
+            // Not to be allowed to lock is no reason not to look at the rest.
+            let why = if in_use { "the node is running, and has its index open".to_owned() } else { error.to_string() };
+            report.index = IndexCheck::NotLookedAt(why);
             Ok(report)
         }
-        Err(error) => Err(error),
     }
 }
 
