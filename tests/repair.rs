@@ -11,8 +11,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use orset::crdt::Dot;
+use orset::crdt::{Base, Change, Dot, Element, RecordKey, ReplicaId, Seq};
 use orset::storage::envelope;
+use orset::storage::index::{Index, IndexHome, IndexPosition, SledIndex, current_boot_id};
 use orset::storage::log::segment;
 use support::cluster::Cluster;
 use support::node::Node;
@@ -109,6 +110,8 @@ fn truth(store: &Path) -> Vec<PathBuf> {
     files
 }
 
+type Damage = Box<dyn Fn(&Path)>;
+
 #[test]
 fn verify_and_a_start_of_the_real_binary_say_the_same_of_sampled_damage() {
     let seed = support::seed("repair");
@@ -126,7 +129,7 @@ fn verify_and_a_start_of_the_real_binary_say_the_same_of_sampled_damage() {
         for file in truth(&store) {
             let name = file.strip_prefix(&store).unwrap().to_path_buf();
             let length = std::fs::metadata(&file).unwrap().len() as usize;
-            let mut damages: Vec<(String, Box<dyn Fn(&Path)>)> = Vec::new();
+            let mut damages: Vec<(String, Damage)> = Vec::new();
             for _ in 0..3 {
                 let (at, cut) = (rng.usize(..length), rng.usize(..length));
                 damages
@@ -173,6 +176,115 @@ fn edit(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = std::fs::read(path).unwrap();
     change(&mut bytes);
     std::fs::write(path, bytes).unwrap();
+}
+
+/// The verdict of `verify` with these arguments, and its exit code.
+fn verdict(store: &Path, more: &[&str]) -> (serde_json::Value, Option<i32>) {
+    let output =
+        Command::new(binary()).arg("verify").arg(store).args(["--format", "json"]).args(more).output().unwrap();
+    let said = text(&output.stdout);
+    (
+        serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}{}", text(&output.stderr))),
+        output.status.code(),
+    )
+}
+
+/// Opens a store's index as a start would, and closes it again.
+fn with_index(store: &Path, work: impl FnOnce(&SledIndex)) {
+    let mut home = IndexHome::new(store, current_boot_id());
+    let index = home.open(true).unwrap();
+    work(&index);
+    home.close(index).unwrap();
+}
+
+/// Breaks the index of the first store, to which the second is a stranger.
+type BreakIndex = fn(&Path, &Path);
+
+#[test]
+fn an_index_that_is_not_the_fold_is_found_and_built_anew() {
+    let breaks: [(&str, BreakIndex); 5] = [
+        ("is missing", |store, _| {
+            with_index(store, |index| {
+                let record = index.records(&[]).next().unwrap().unwrap();
+                index.apply(&[(record.key, Change::Delete)], index.position()).unwrap();
+            });
+        }),
+        ("should not be there", |store, _| {
+            with_index(store, |index| {
+                let dot = Dot::new(ReplicaId::from_random(9), Seq(2));
+                let key = RecordKey::new(&Element::from_canonical(b"\"more\""), dot);
+                index.apply(&[(key, Change::Put(None))], index.position()).unwrap();
+            });
+        }),
+        ("of another log", |store, _| {
+            with_index(store, |index| {
+                index.apply(&[], IndexPosition { checksum: 1, ..index.position() }).unwrap();
+            });
+        }),
+        ("of another log", |store, other| {
+            for part in ["index", "index.state"] {
+                let (from, to) = (other.join(part), store.join(part));
+                if from.is_dir() {
+                    std::fs::remove_dir_all(&to).unwrap();
+                    copy_dir(&from, &to);
+                } else {
+                    std::fs::copy(&from, &to).unwrap();
+                }
+            }
+        }),
+        ("", |store, _| {
+            for path in image(&store.join("index")).into_keys().filter(|path| path.is_file()) {
+                std::fs::write(&path, b"not sled's").unwrap();
+            }
+        }),
+    ];
+    for (n, (wanted, damage)) in breaks.into_iter().enumerate() {
+        let dir = temp_dir();
+        let store = store_with_a_past(dir.path(), true);
+        let mut other = Node::start(&dir.path().join("other"), "n1", &[]);
+        other.add("\"other\"");
+        other.stop();
+        assert_eq!(verdict(&store, &[]).1, Some(0));
+        damage(&store, &dir.path().join("other/n1"));
+        let (found, code) = verdict(&store, &[]);
+        assert_eq!((code, &found["starts"]), (Some(1), &true.into()), "case {n}: {found}");
+        assert_eq!(found["findings"][0]["kind"], "index", "case {n}: {found}");
+        assert!(found["findings"][0]["what"].as_str().unwrap().contains(wanted), "case {n}: {found}");
+        let (mended, code) = verdict(&store, &["--repair"]);
+        assert_eq!((code, &mended["findings"][0]["repaired"]), (Some(0), &true.into()), "case {n}: {mended}");
+        assert!(store.join("aside/1/index").is_dir(), "case {n}: the old index is kept");
+        assert_eq!(verdict(&store, &[]).1, Some(0), "case {n}");
+        // The next start takes it as it is.
+        let mut node = Node::start(dir.path(), "n1", &SMALL);
+        node.process.stderr.wait_for("index trusted");
+        assert_eq!(node.read().len(), 60);
+        node.stop();
+    }
+}
+
+#[test]
+fn an_index_that_is_ahead_of_the_log_tells_that_its_end_is_missing_and_nothing_is_repaired() {
+    let dir = temp_dir();
+    let store = store_with_a_past(dir.path(), true);
+    let mut young = Node::start(&dir.path().join("young"), "n1", &[]);
+    young.add("\"young\"");
+    young.process.kill();
+    for part in ["log", "snapshots", "manifest"] {
+        let (from, to) = (dir.path().join("young/n1").join(part), store.join(part));
+        if from.is_dir() {
+            std::fs::remove_dir_all(&to).unwrap();
+            copy_dir(&from, &to);
+        } else {
+            std::fs::copy(&from, &to).unwrap();
+        }
+    }
+    let before = image(&store.join("index"));
+    for more in [&[][..], &["--repair"]] {
+        let (found, code) = verdict(&store, more);
+        assert_eq!((code, &found["findings"][0]["kind"]), (Some(1), &"lost end".into()), "{found}");
+        assert_eq!(found["starts"], true);
+    }
+    assert!(image(&store.join("index")) == before && !store.join("aside").exists());
 }
 
 #[test]

@@ -135,6 +135,8 @@ fn node_of(plan: &Plan, scan: &Scan, fold: &Fold) -> Option<NodeId> {
 struct Fold<'a> {
     state: State,
     base: Option<&'a Snapshot>,
+    /// What the log says up to here is in the snapshot.
+    start: Lsn,
     /// Up to here the log is whole; `None` behind the first gap.
     whole: Option<Lsn>,
     /// Every incarnation whose `Start` can be read.
@@ -159,7 +161,7 @@ impl<'a> Fold<'a> {
             owns.extend(header.own);
         }
         let known = state.incarnations.clone();
-        Self { state, base, whole, known, owns }
+        Self { state, base, start: whole.unwrap_or_default(), whole, known, owns }
     }
 
     fn base(&self) -> &'a dyn Base {
@@ -227,7 +229,7 @@ impl<'a> Fold<'a> {
             held.extend(commits);
             Ok::<(), StoreError>(())
         })?;
-        let (mut count, mut seen, mut last) = (0, BTreeSet::new(), Lsn(0));
+        let (mut count, mut seen, mut last) = (0, BTreeSet::new(), self.start);
         scan.each_batch(|segment, frame, batch| {
             for (lsn, entry) in (batch.first.0..).map(Lsn).zip(&batch.entries) {
                 let not_held = match entry {

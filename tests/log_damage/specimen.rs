@@ -8,7 +8,7 @@ use orset::crdt::{
     Dot, DotSet, Element, Entry, Incarnation, Incarnations, JoinCommit, JoinId, JoinPart, NodeId, Op, OpBody,
     ReplicaId, Seq, Tag, Verdict, VersionVector,
 };
-use orset::repair::salvage::{Plan, salvage};
+use orset::repair::salvage::{Plan, Unapplied, salvage};
 use orset::repair::verify::{FindingKind, check_files};
 use orset::storage::disk::{Disk, MemDisk};
 use orset::storage::manifest::Manifest;
@@ -191,9 +191,11 @@ impl Specimen {
         let dir = Path::new(DIR);
         let entropy = &mut || random.u128(..);
         let plan = Plan { from: broken, broken: dir, to: &new, new: dir, node: None, entropy };
-        let mut handed_out = 0;
-        let salvaged = salvage(plan, &mut |_, _| {
-            handed_out += 1;
+        // A part of a state delta whose end is lost may be left although all that it says is held.
+        let (mut handed_out, mut news) = (0, 0);
+        let salvaged = salvage(plan, &mut |what, _| {
+            let is_part = matches!(what, Unapplied::Entry { entry: Entry::JoinPart(_), .. });
+            (handed_out, news) = (handed_out + 1, news + u32::from(!is_part));
             Ok(())
         });
         let salvaged = salvaged.unwrap_or_else(|e| panic!("{context}: salvage: {e}"));
@@ -208,7 +210,7 @@ impl Specimen {
         assert_eq!(live(&store), self.past.as_of(&vv), "{context}: not what its vector says");
         tally.salvaged[if vv == self.vv { 0 } else { usize::from(vv.is_empty()) + 1 }] += 1;
         if vv == self.vv {
-            assert_eq!(handed_out, 0, "{context}: everything is proved");
+            assert_eq!(news, 0, "{context}: everything is proved");
         }
 
         let own = store.append_local(OpBody::Add(Element::from_canonical(b"\"after\"")));
