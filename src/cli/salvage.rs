@@ -30,7 +30,7 @@ operation that follows from what is held, also behind a gap. Put it in place of 
 what it lacks comes back from the peers, and nothing that was removed returns. Keep BROKEN until then.
 
 What could be read but does not follow from what is held is in NEW/unapplied.ndjson: one JSON object a line, operations as \
-`orset dump --section log` shows them, and records of snapshots. It is for people: put into the set it would tell the peers that \
+`orset dump --section log` shows them, and records of snapshots (without their tags if the snapshot's footer is lost). It is for people: put into the set it would tell the peers that \
 what is missing before it had been removed. What no peer has can be added again by hand.
 
 Exit codes:
@@ -101,6 +101,15 @@ enum UnappliedRow {
         tag: TagRow,
         element: Box<RawValue>,
     },
+    Orphan {
+        snapshot: String,
+        offset: u64,
+        op: &'static str,
+        /// The replica id is not known.
+        tag: Option<String>,
+        seq: u64,
+        element: Box<RawValue>,
+    },
 }
 
 impl UnappliedFile {
@@ -123,6 +132,14 @@ impl UnappliedFile {
                 op: "record",
                 tag: TagRow::new(names, record.tag()),
                 element: raw(&String::from_utf8_lossy(record.element_bytes())),
+            },
+            Unapplied::Orphan { path, offset, element, seq } => UnappliedRow::Orphan {
+                snapshot: name(path),
+                offset,
+                op: "record",
+                tag: None,
+                seq: seq.0,
+                element: raw(element.as_str()),
             },
         };
         let line = serde_json::to_vec(&row).map_err(io::Error::from);

@@ -27,8 +27,8 @@ use super::RepairError;
 use super::new_store::{make_dirs, write_manifest};
 use super::scan::{FoundSegment, Scan, Unreadable};
 use crate::crdt::{
-    Base, Dot, EmptyBase, Entry, Incarnation, Incarnations, JoinCommit, JoinPart, NodeId, OpBody, Record, ReplicaId,
-    Seq, State, Verdict,
+    Base, Dot, Element, EmptyBase, Entry, Incarnation, Incarnations, JoinCommit, JoinPart, NodeId, OpBody, Record,
+    ReplicaId, Seq, State, Verdict,
 };
 use crate::storage::codec::{Batch, Context};
 use crate::storage::disk::Disk;
@@ -60,6 +60,18 @@ pub enum Unapplied<'a> {
         offset: u64,
         /// The record.
         record: &'a Record,
+    },
+    /// A record of a snapshot whose footer is lost, and with it the replica id of the record's tag. So it is not known
+    /// whether the new store holds it.
+    Orphan {
+        /// Its file.
+        path: &'a Path,
+        /// Where its block begins.
+        offset: u64,
+        /// The element.
+        element: &'a Element,
+        /// The tag's sequence number.
+        seq: Seq,
     },
 }
 
@@ -251,6 +263,10 @@ impl<'a> Fold<'a> {
         for found in &scan.snapshots {
             count += self.hand_out_records(&found.snapshot, &found.bad_blocks, &mut seen, on_unapplied)?;
         }
+        scan.each_orphan(|path, offset, element, seq| {
+            count += 1;
+            on_unapplied(Unapplied::Orphan { path, offset, element, seq }, &self.known)
+        })?;
         Ok(count)
     }
 

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::crdt::{Element, Seq};
 use crate::storage::codec::{Batch, Frame};
 use crate::storage::disk::{self, Disk};
 use crate::storage::log::segment::{SegmentHeader, file_name, frame_at, good_frame_from, parse_file_name};
@@ -55,8 +56,10 @@ pub struct Scan<'a> {
     pub manifest: Option<Manifest>,
     /// Every segment of which anything can be read, oldest first.
     pub segments: Vec<FoundSegment>,
-    /// Every snapshot of which anything can be read, newest first.
+    /// Every snapshot whose footer can be read, newest first.
     pub snapshots: Vec<FoundSnapshot>,
+    /// The files of the other snapshots.
+    pub without_footer: Vec<PathBuf>,
     /// What cannot be read.
     pub unreadable: Vec<Unreadable>,
     /// The LSNs that are in no good frame, though they are after the newest sound snapshot and before the last one read.
@@ -71,8 +74,16 @@ impl<'a> Scan<'a> {
     /// # Errors
     /// [`StoreError::Newer`] if any file is of a later version, or if the directories cannot be listed.
     pub fn read(disk: &'a dyn Disk, dir: &Path) -> Result<Self, StoreError> {
-        let (segments, snapshots, unreadable, missing) = Default::default();
-        let mut scan = Self { disk, manifest: None, segments, snapshots, unreadable, missing, last: Lsn(0) };
+        let mut scan = Self {
+            disk,
+            manifest: None,
+            segments: Vec::new(),
+            snapshots: Vec::new(),
+            without_footer: Vec::new(),
+            unreadable: Vec::new(),
+            missing: Vec::new(),
+            last: Lsn(0),
+        };
         scan.read_manifest(dir)?;
         scan.read_snapshots(&snapshot_dir(dir))?;
         scan.read_segments(&log_dir(dir))?;
@@ -114,7 +125,10 @@ impl<'a> Scan<'a> {
             if let Err(error) = Snapshot::open(self.disk, &path) {
                 self.note(error)?;
             }
-            let Ok(snapshot) = Snapshot::open_remains(self.disk, &path) else { continue };
+            let Ok(snapshot) = Snapshot::open_remains(self.disk, &path) else {
+                self.without_footer.push(path);
+                continue;
+            };
             let mut bad_blocks = Vec::new();
             for block in 0..snapshot.block_count() {
                 if let Err(error) = snapshot.block(block) {
@@ -212,6 +226,22 @@ impl<'a> Scan<'a> {
             at = at.max(last);
         }
         self.last = self.last.max(at);
+    }
+
+    /// Calls `visit` for every record of the snapshots without a footer, with its file and the offset of its block.
+    ///
+    /// # Errors
+    /// If a file cannot be read any more, and whatever `visit` returns.
+    pub fn each_orphan(
+        &self,
+        mut visit: impl FnMut(&Path, u64, &Element, Seq) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        for path in &self.without_footer {
+            for (offset, records) in Snapshot::orphans(self.disk, path)? {
+                records.iter().try_for_each(|(element, seq)| visit(path, offset, element, *seq))?;
+            }
+        }
+        Ok(())
     }
 
     /// Calls `visit` for every batch that can be read, in the order of the log; repeated ones too.
