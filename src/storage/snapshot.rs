@@ -12,7 +12,7 @@
 //! the footer's list, and its sequence number. Blocks hold some 64 KiB and are checked at every read. The footer comes
 //! last because only then are the counts known; the file gets its name only when all of it is durable.
 
-mod remains;
+pub mod remains;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -14,6 +14,9 @@ use crate::storage::codec;
 use crate::storage::disk::Disk;
 use crate::storage::error::StoreError;
 
+/// Where a block begins, and the elements in it with the sequence numbers of their tags.
+pub type OrphanBlock = (u64, Vec<(Element, Seq)>);
+
 impl Snapshot {
     /// Opens what is left of a snapshot: as [`Snapshot::open`], but wherever in the file a sound footer is.
     ///
@@ -37,12 +40,12 @@ impl Snapshot {
         Err(error)
     }
 
-    /// The records of a snapshot without a footer, block by block from the first on until one is bad: where each block
-    /// begins, and the elements in it with the sequence numbers of their tags. Whose tags they are only the footer said.
+    /// The records of a snapshot without a footer, block by block from the first on until one is bad. Whose tags they are
+    /// only the footer said.
     ///
     /// # Errors
     /// If the file cannot be read.
-    pub fn orphans(disk: &dyn Disk, path: &Path) -> Result<Vec<(u64, Vec<(Element, Seq)>)>, StoreError> {
+    pub fn orphans(disk: &dyn Disk, path: &Path) -> Result<Vec<OrphanBlock>, StoreError> {
         let Ok((file, length)) = open_file(disk, path) else { return Ok(Vec::new()) };
         let bytes = read_range(file.as_ref(), path, 0, length)?;
         let nonce = bytes[PREAMBLE_BYTES - size_of::<u128>()..PREAMBLE_BYTES].try_into().expect("sixteen bytes");
