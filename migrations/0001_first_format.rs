@@ -39,6 +39,7 @@ struct FirstManifest<'a> {
 /// If there are remains of a store without its manifest, or the file system says no.
 pub fn run(context: &Context) -> Result<(), StoreError> {
     let Context { disk, dir, node } = *context;
+    let node = node.expect("a store is made for a node");
     let manifest = dir.join(MANIFEST);
     let below = [dir.join("log"), dir.join("snapshots")];
     // A first start that died before its manifest was durable leaves empty directories. Anything else was a store.
@@ -88,7 +89,7 @@ mod tests {
     #[test]
     fn a_new_store_is_what_the_first_version_read_and_wrote() {
         let (disk, dir, node) = (MemDisk::default(), Path::new("/data/n1"), NodeId::new("n1").unwrap());
-        let context = Context { disk: &disk, dir, node: &node };
+        let context = Context { disk: &disk, dir, node: Some(&node) };
         for round in ["first", "again, as after a kill"] {
             run(&context).unwrap();
             let bytes = disk.files().remove(&dir.join("manifest")).unwrap();
@@ -102,7 +103,7 @@ mod tests {
         let (disk, dir, node) = (MemDisk::default(), Path::new("/data/n1"), NodeId::new("n1").unwrap());
         disk.create_dir(&dir.join("log")).unwrap();
         disk.create(&dir.join("log/0000000001.log")).unwrap();
-        let outcome = run(&Context { disk: &disk, dir, node: &node });
+        let outcome = run(&Context { disk: &disk, dir, node: Some(&node) });
         assert!(matches!(outcome, Err(StoreError::Damaged { .. })));
         assert_eq!(Manifest::read(&disk, dir).unwrap(), None);
     }

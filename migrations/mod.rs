@@ -24,7 +24,6 @@ mod first_format;
 use std::path::Path;
 
 use super::disk::{self, Disk};
-use super::envelope::FORMAT_VERSION;
 use super::error::StoreError;
 use super::manifest::Manifest;
 use crate::crdt::NodeId;
@@ -38,8 +37,8 @@ pub struct Context<'a> {
     pub disk: &'a dyn Disk,
     /// Its directory.
     pub dir: &'a Path,
-    /// Whose store it is, or is to be.
-    pub node: &'a NodeId,
+    /// Whose store is to be made, for the step that makes one. Later steps find that in the manifest.
+    pub node: Option<&'a NodeId>,
 }
 
 /// A step from one format to the next.
@@ -54,44 +53,86 @@ pub struct Step {
     pub run: fn(&Context) -> Result<(), StoreError>,
 }
 
-/// All steps, oldest first: each begins where the one before it ends, and the last ends at [`FORMAT_VERSION`].
-pub const STEPS: &[Step] = &[Step { from: NO_STORE, to: 1, name: "the first format", run: first_format::run }];
-
-/// The steps that a store of this format needs, in order.
-pub fn pending(format: u32) -> impl Iterator<Item = &'static Step> {
-    STEPS.iter().filter(move |step| step.from >= format)
+/// Steps, oldest first: each begins where the one before it ends.
+#[derive(Clone, Copy)]
+pub struct Registry<'a> {
+    /// The steps.
+    pub steps: &'a [Step],
 }
 
-/// The format of what is in `dir`.
-///
-/// # Errors
-/// [`StoreError::Newer`] for a store of a later version, [`StoreError::Damaged`], or what the file system says.
-pub fn format_of(disk: &dyn Disk, dir: &Path) -> Result<u32, StoreError> {
-    let path = Manifest::path(dir);
-    let format = match disk::read(disk, &path) {
-        Ok(bytes) => Manifest::format_version(&bytes, &path)?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => NO_STORE,
-        Err(error) => return Err(StoreError::io("read", &path)(error)),
-    };
-    assert!(format <= FORMAT_VERSION, "the envelope refuses later versions");
-    Ok(format)
+/// All steps that there are; the last ends at [`FORMAT_VERSION`](super::envelope::FORMAT_VERSION).
+pub const TODAY: Registry =
+    Registry { steps: &[Step { from: NO_STORE, to: 1, name: "the first format", run: first_format::run }] };
+
+impl<'a> Registry<'a> {
+    /// The format that the steps lead to.
+    pub fn latest(&self) -> u32 {
+        self.steps.last().map_or(NO_STORE, |step| step.to)
+    }
+
+    /// The steps that a store of this format needs, in order.
+    pub fn pending(&self, format: u32) -> impl Iterator<Item = &'a Step> + use<'a> {
+        self.steps.iter().filter(move |step| step.from >= format)
+    }
+
+    /// The format of what is in `dir`.
+    ///
+    /// # Errors
+    /// [`StoreError::Newer`] for a store of a format that the steps do not lead to, [`StoreError::Damaged`], or what the
+    /// file system says.
+    pub fn format_of(&self, disk: &dyn Disk, dir: &Path) -> Result<u32, StoreError> {
+        let path = Manifest::path(dir);
+        match disk::read(disk, &path) {
+            Ok(bytes) => Manifest::format_version(&bytes, &path, self.latest()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(NO_STORE),
+            Err(error) => Err(StoreError::io("read", &path)(error)),
+        }
+    }
+
+    /// The format of the store in `dir`, of which at least something must be there.
+    ///
+    /// # Errors
+    /// As [`Registry::format_of`]; [`StoreError::Damaged`] if the manifest is missing.
+    pub fn format_of_store(&self, disk: &dyn Disk, dir: &Path) -> Result<u32, StoreError> {
+        match self.format_of(disk, dir)? {
+            NO_STORE => Err(StoreError::damaged(&Manifest::path(dir), 0, "it is missing, although there is a store")),
+            format => Ok(format),
+        }
+    }
+
+    /// Runs the steps that the store in `dir` lacks, with a word for each; makes a store for `node` where there is none.
+    /// Returns the format that it found.
+    ///
+    /// # Errors
+    /// As [`Registry::format_of`], and what the steps say. A store without its manifest is damage if there is no `node`.
+    pub fn bring_up(&self, disk: &dyn Disk, dir: &Path, node: Option<&NodeId>) -> Result<u32, StoreError> {
+        let found = if node.is_some() { self.format_of(disk, dir)? } else { self.format_of_store(disk, dir)? };
+        for step in self.pending(found) {
+            if step.from != NO_STORE {
+                tracing::info!("{}: from format {} to {}: {}", dir.display(), step.from, step.to, step.name);
+            }
+            (step.run)(&Context { disk, dir, node })?;
+        }
+        Ok(found)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::envelope::FORMAT_VERSION;
     use super::*;
 
     #[test]
     fn the_steps_lead_from_nothing_to_todays_format_without_a_gap() {
-        let ends: Vec<(u32, u32)> = STEPS.iter().map(|step| (step.from, step.to)).collect();
+        let ends: Vec<(u32, u32)> = TODAY.steps.iter().map(|step| (step.from, step.to)).collect();
         let expected: Vec<(u32, u32)> = (NO_STORE..FORMAT_VERSION).map(|from| (from, from + 1)).collect();
         assert_eq!(ends, expected);
-        assert!(STEPS.iter().all(|step| !step.name.is_empty()));
+        assert!(TODAY.steps.iter().all(|step| !step.name.is_empty()));
     }
 
     #[test]
     fn a_store_runs_the_steps_that_it_lacks_and_no_others() {
-        assert_eq!(pending(NO_STORE).count(), STEPS.len());
-        assert_eq!(pending(FORMAT_VERSION).count(), 0);
+        assert_eq!(TODAY.pending(NO_STORE).count(), TODAY.steps.len());
+        assert_eq!(TODAY.pending(FORMAT_VERSION).count(), 0);
     }
 }

@@ -1,31 +1,23 @@
 //! `orset dump` as its users see it: golden sessions with the real binary under `tests/golden/dump/`, and what must hold
 //! for every dump: it changes nothing, it works beside a running node, and damage is told with its place.
 //!
-//! In a golden script `store` feeds a node with requests and stops or kills it, `dump` shows what `orset dump` says.
-//! UUIDs are shown as t1, t2 …, replica ids as r1, r2 …, the data directory as DIR, and checksums as CRC.
+//! The golden scripts' commands are described in `support/session.rs`.
 //! `UPDATE_GOLDENFILES=1 cargo test --test dump` writes what was said; read the diff.
 
 mod support;
 
-use std::collections::BTreeMap;
-use std::error::Error;
 use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::SystemTime;
 
-use goldenscript::Runner;
 use orset::storage::envelope;
 use orset::storage::log::segment;
 use support::node::Node;
-use support::{binary, copy_dir, segments, temp_dir};
+use support::session::Session;
+use support::{binary, copy_dir, image, segments, temp_dir, text};
 
 fn dump_in(cwd: &Path, args: &[&str]) -> Output {
     Command::new(binary()).arg("dump").args(args).current_dir(cwd).output().expect("the binary can be started")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).expect("UTF-8")
 }
 
 /// What a successful dump says.
@@ -41,106 +33,6 @@ fn failed(cwd: &Path, args: &[&str]) -> (Option<i32>, String) {
     let output = dump_in(cwd, args);
     assert_eq!(text(&output.stdout), "", "{args:?}");
     (output.status.code(), text(&output.stderr))
-}
-
-/// One node's data directory over any number of starts.
-struct Session {
-    dir: tempfile::TempDir,
-    node: Option<Node>,
-    names: BTreeMap<String, String>,
-}
-
-impl Session {
-    fn new() -> Self {
-        Self { dir: temp_dir(), node: None, names: BTreeMap::new() }
-    }
-
-    fn store(&self) -> PathBuf {
-        self.dir.path().join("n1")
-    }
-
-    /// A short name for a UUID or replica id, the same each time.
-    fn name_of(&mut self, word: &str, letter: char) -> String {
-        let next = format!("{letter}{}", self.names.values().filter(|name| name.starts_with(letter)).count() + 1);
-        self.names.entry(word.to_owned()).or_insert(next).clone()
-    }
-
-    /// Words that differ from run to run get names.
-    fn normalised(&mut self, text: &str) -> String {
-        let text = text.replace(self.dir.path().to_str().expect("a UTF-8 path"), "DIR");
-        let (mut out, mut word) = (String::new(), String::new());
-        for c in text.chars().chain(['\0']) {
-            if c.is_ascii_hexdigit() || c == '-' {
-                word.push(c);
-                continue;
-            }
-            let known = match word.len() {
-                36 if uuid::Uuid::try_parse(&word).is_ok() => self.name_of(&word, 't'),
-                19 if !word.contains('-') => self.name_of(&word, 'r'),
-                _ if out.ends_with("\"checksum\":") => "CRC".to_owned(),
-                _ => std::mem::take(&mut word),
-            };
-            out.push_str(&known);
-            word.clear();
-            out.push(c);
-        }
-        out.trim_end_matches('\0').to_owned()
-    }
-}
-
-impl Runner for Session {
-    fn run(&mut self, command: &goldenscript::Command) -> Result<String, Box<dyn Error>> {
-        let mut args = command.consume_args();
-        let words: Vec<String> = args.rest_pos().iter().map(|arg| arg.value.clone()).collect();
-        args.reject_rest()?;
-        let node = || -> Box<dyn Error> { "nothing runs: start".into() };
-        match command.name.as_str() {
-            // start ARG…: the node n1.
-            "start" => {
-                let words: Vec<&str> = words.iter().map(String::as_str).collect();
-                self.node = Some(Node::start(self.dir.path(), "n1", &words));
-            }
-            // add JSON…, remove JSON…
-            "add" | "remove" => {
-                let running = self.node.as_mut().ok_or_else(node)?;
-                for element in &words {
-                    match command.name.as_str() {
-                        "add" => _ = running.add(element),
-                        _ => _ = running.remove(element),
-                    }
-                }
-            }
-            // stop: ends its input. kill: SIGKILL.
-            "stop" => self.node.take().ok_or_else(node)?.stop(),
-            "kill" => _ = self.node.take().ok_or_else(node)?.process.kill(),
-            // delete NAME: a file or directory of the store.
-            "delete" => {
-                let path = self.store().join(&words[0]);
-                if path.is_dir() { std::fs::remove_dir_all(path)? } else { std::fs::remove_file(path)? }
-            }
-            // tear BYTES: as a crash in the middle of a write leaves it.
-            "tear" => {
-                let last = segments(&self.store()).pop().ok_or("no segments")?;
-                let path = self.store().join("log").join(segment::file_name(last));
-                let mut bytes = std::fs::read(&path)?;
-                bytes.extend(b"ORFR".iter().copied().cycle().take(words[0].parse()?));
-                std::fs::write(&path, bytes)?;
-            }
-            // dump ARG…
-            "dump" => {
-                let words: Vec<&str> = words.iter().map(String::as_str).collect();
-                let output = dump_in(self.dir.path(), &words);
-                let said = text(&output.stdout) + &text(&output.stderr);
-                let said = self.normalised(&said);
-                return Ok(match output.status.code() {
-                    Some(0) => said,
-                    code => format!("{said}exit {}\n", code.ok_or("killed")?),
-                });
-            }
-            name => return Err(format!("no command {name}").into()),
-        }
-        Ok(String::new())
-    }
 }
 
 macro_rules! golden {
@@ -159,6 +51,7 @@ golden! {
     one_element
     killed_and_torn
     usage
+    differences
 }
 
 #[test]
@@ -168,22 +61,6 @@ fn every_golden_script_is_run() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         assert!(source.lines().any(|line| line.trim() == name), "no test runs {name}");
     }
-}
-
-/// Every path below `dir` with its content and time of change.
-fn image(dir: &Path) -> BTreeMap<PathBuf, (Option<Vec<u8>>, SystemTime)> {
-    let mut found = BTreeMap::new();
-    for entry in std::fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        let metadata = std::fs::metadata(&path).unwrap();
-        let content = if metadata.is_dir() { None } else { Some(std::fs::read(&path).unwrap()) };
-        if metadata.is_dir() {
-            found.extend(image(&path));
-        }
-        found.insert(path, (content, metadata.modified().unwrap()));
-    }
-    found.insert(dir.to_path_buf(), (None, std::fs::metadata(dir).unwrap().modified().unwrap()));
-    found
 }
 
 /// A store with some history: compactions, a kill, several segments.

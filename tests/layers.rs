@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 /// Each layer and the ones that it may know. A layer that is not listed is an error: decide where it belongs.
-const MAY_USE: [(&str, &[&str]); 13] = [
+const MAY_USE: [(&str, &[&str]); 14] = [
     ("crdt", &[]),
     // A part of storage, mounted there by its path.
     ("migrations", &["crdt", "storage"]),
@@ -20,6 +20,7 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     ("bench", &["crdt", "storage", "replica", "maelstrom", "node", "child"]),
     ("sim", &["crdt", "storage", "replica", "maelstrom", "node"]),
     ("dump", &["crdt", "storage"]),
+    ("repair", &["crdt", "storage", "migrations", "dump"]),
     (
         "cli",
         &[
@@ -34,6 +35,7 @@ const MAY_USE: [(&str, &[&str]); 13] = [
             "bench",
             "sim",
             "dump",
+            "repair",
         ],
     ),
     ("main", &["cli"]),

@@ -1,6 +1,6 @@
 //! A line that comes in, whoever sent it; and the text of an element.
 
-use orset::crdt::{Dot, NodeId, ReplicaId, Seq};
+use orset::crdt::{Dot, Element, NodeId, ReplicaId, Seq};
 use orset::maelstrom::{CanonicalError, Decoder, Incoming, Limits, Rejection, canonical, encode, reject_overlong};
 use orset::replica::{ElementList, Outgoing, Reply, Request, Style, Ticket};
 use serde_json::Value;
@@ -93,6 +93,14 @@ fn answered(ticket: &Ticket, request: &Request) {
             reply(ticket, Reply::Added(tag));
         }
         Request::Remove(_) => drop(reply(ticket, Reply::Removed(vec![tag, tag]))),
+        Request::AddMany(elements) => drop(reply(ticket, Reply::AddedMany(vec![tag; elements.len()]))),
+        Request::RemoveMany(elements) => drop(reply(ticket, Reply::RemovedMany(vec![vec![tag]; elements.len()]))),
+        Request::Contains(_) => drop(reply(ticket, Reply::Contains(true))),
+        Request::Page { after, .. } => {
+            let mut elements = ElementList::default();
+            after.iter().for_each(|element| elements.push(element.as_bytes()));
+            reply(ticket, Reply::Page { elements, more: true });
+        }
         Request::Read | Request::Topology => drop(reply(ticket, Reply::Topology)),
         Request::Echo(json) => {
             let body = reply(ticket, Reply::Echo(json.clone()));
@@ -108,11 +116,22 @@ fn answered(ticket: &Ticket, request: &Request) {
 
 /// The request, put in the plainest words, is the same request.
 fn understood_again(ticket: &Ticket, request: &Request) {
+    let list = |elements: &[Element]| {
+        let texts: Vec<&str> = elements.iter().map(Element::as_str).collect();
+        format!(",\"elements\":[{}]", texts.join(","))
+    };
     let (kind, payload) = match (request, ticket.style) {
         (Request::Add(element), Style::OrSet) => ("or_set_add", format!(",\"element\":{}", element.as_str())),
         (Request::Add(element), Style::GSet) => ("add", format!(",\"element\":{}", element.as_str())),
         (Request::Add(element), Style::Broadcast) => ("broadcast", format!(",\"message\":{}", element.as_str())),
         (Request::Remove(element), _) => ("or_set_remove", format!(",\"element\":{}", element.as_str())),
+        (Request::AddMany(elements), _) => ("or_set_add_many", list(elements)),
+        (Request::RemoveMany(elements), _) => ("or_set_remove_many", list(elements)),
+        (Request::Contains(element), _) => ("or_set_contains", format!(",\"element\":{}", element.as_str())),
+        (Request::Page { limit, after: Some(after) }, _) => {
+            ("or_set_read", format!(",\"limit\":{limit},\"after\":{}", after.as_str()))
+        }
+        (Request::Page { limit, after: None }, _) => ("or_set_read", format!(",\"limit\":{limit}")),
         (Request::Read, Style::OrSet) => ("or_set_read", String::new()),
         (Request::Read, _) => ("read", String::new()),
         (Request::Topology, _) => ("topology", ",\"topology\":{}".to_owned()),

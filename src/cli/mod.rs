@@ -1,20 +1,27 @@
 //! The command line: thin. What a command does is elsewhere.
 
+mod backup;
 mod check;
 mod dump;
+mod migrate;
 mod progress;
+mod salvage;
 mod serve;
 mod sim;
 mod supervise;
 mod test;
+mod verify;
 
-use std::io::Write;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use crate::dump::{FindError, find_stores};
 use crate::node::NodeError;
+use crate::repair::RepairError;
 use crate::storage::StoreError;
 
 const EXIT_CODES: &str = "Exit codes:
@@ -42,6 +49,18 @@ enum Command {
     /// Show what is in a store, without changing a byte of it and while its node may be running
     #[command(after_help = dump::AFTER_HELP)]
     Dump(dump::DumpArgs),
+    /// Check every byte of a store, and its index; repair what loses nothing
+    #[command(after_help = verify::AFTER_HELP)]
+    Verify(verify::VerifyArgs),
+    /// Make a new store of what can be proved of one that refuses to start
+    #[command(after_help = salvage::AFTER_HELP)]
+    Salvage(salvage::SalvageArgs),
+    /// Copy a store, also while its node is running
+    #[command(after_help = backup::AFTER_HELP)]
+    Backup(backup::BackupArgs),
+    /// Bring a store of an older orset to today's format
+    #[command(after_help = migrate::AFTER_HELP)]
+    Migrate(migrate::MigrateArgs),
     /// Run nodes under a test bench that kills and restarts them, and judge what the clients saw
     #[command(after_help = check::EXIT_CODES)]
     Test(test::TestArgs),
@@ -68,6 +87,10 @@ pub fn main() -> ExitCode {
         None => serve::run(cli.serve).map(|()| 0),
         Some(Command::Serve(args)) => serve::run(args).map(|()| 0),
         Some(Command::Dump(args)) => dump::run(args).map(|()| 0),
+        Some(Command::Verify(args)) => verify::run(&args),
+        Some(Command::Salvage(args)) => salvage::run(&args).map(|()| 0),
+        Some(Command::Backup(args)) => backup::run(&args).map(|()| 0),
+        Some(Command::Migrate(args)) => migrate::run(&args).map(|()| 0),
         Some(Command::Test(args)) => test::run(args),
         Some(Command::Supervise(args)) => supervise::run(args),
         Some(Command::Sim(args)) => sim::run(&args),
@@ -83,25 +106,54 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The stores at a path that was given.
+fn stores_at(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    find_stores(path).map_err(|error| match error {
+        FindError::NoStore { .. } => Usage(error.to_string()).into(),
+        FindError::Store(error) => error.into(),
+    })
+}
+
+/// The one store that a path must be.
+fn one_store_at(path: &Path) -> anyhow::Result<PathBuf> {
+    let mut stores = stores_at(path)?;
+    match stores.pop() {
+        Some(store) if stores.is_empty() && store == path => Ok(store),
+        _ => Err(Usage(format!("{}: this is a data directory; give one of the stores in it", path.display())).into()),
+    }
+}
+
+/// Says what was done, on stdout.
+fn say(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    Ok(unless_closed(writeln!(out, "{text}").and_then(|()| out.flush()))?)
+}
+
 /// Nobody reads the output any more: no failure.
-fn unless_closed(outcome: std::io::Result<()>) -> std::io::Result<()> {
+fn unless_closed(outcome: io::Result<()>) -> io::Result<()> {
     match outcome {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         outcome => outcome,
     }
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
-    if error.is::<Usage>() {
+    let usage = |error: &RepairError| !matches!(error, RepairError::Store(_) | RepairError::Index(_));
+    if error.is::<Usage>() || error.downcast_ref::<RepairError>().is_some_and(usage) {
         return 2;
     }
     if error.is::<check::NoVerdict>() {
         return 3;
     }
-    let store = match error.downcast_ref::<NodeError>() {
-        Some(NodeError::Store(store)) => Some(store),
-        _ => error.downcast_ref::<StoreError>(),
-    };
+    let of_node = error.downcast_ref::<NodeError>().and_then(|error| match error {
+        NodeError::Store(store) => Some(store),
+        _ => None,
+    });
+    let of_repair = error.downcast_ref::<RepairError>().and_then(|error| match error {
+        RepairError::Store(store) => Some(store),
+        _ => None,
+    });
+    let store = of_node.or(of_repair).or_else(|| error.downcast_ref::<StoreError>());
     match store {
         Some(StoreError::InUse { .. }) => 3,
         Some(StoreError::Newer { .. }) => 4,

@@ -49,7 +49,8 @@ pub struct ServeArgs {
     segment_bytes: Option<u64>,
 }
 
-fn node_id(text: &str) -> Result<NodeId, String> {
+/// A node id in an argument.
+pub fn node_id(text: &str) -> Result<NodeId, String> {
     NodeId::new(text).ok_or_else(|| "1 to 128 letters, digits, '.', '_' or '-', not beginning with '.'".to_owned())
 }
 

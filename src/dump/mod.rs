@@ -1,7 +1,8 @@
 //! Looking into a store: reading all of it and changing none of it, while its node may be running.
 //!
 //! This layer owns what can be said about a store from outside: a consistent [`View`] of its files, the
-//! [summary](Summary), the [walk](View::each_entry) through its log, and the [history](history::follow) of one element. It knows
+//! [summary](Summary), the [walk](View::each_entry) through its log, the [history](history::follow) of one element, and in
+//! which tags two stores [differ](diff::compare). It knows
 //! the set and the storage; how it is shown (tables, JSON) is `cli`'s business.
 //!
 //! ```no_run
@@ -19,6 +20,7 @@
 //! - Everything that a view says is of one instant: files are opened, and their lengths noted, between two readings of
 //!   the manifest that say the same.
 
+pub mod diff;
 pub mod history;
 pub mod pinned;
 mod summary;

@@ -10,7 +10,14 @@ use std::sync::Arc;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use crate::storage::disk::{Disk, DiskFile, RealDisk};
+use crate::storage::disk::{self, Disk, DiskFile, RealDisk};
+use crate::storage::log::segment;
+use crate::storage::manifest::Manifest;
+use crate::storage::replay::{log_dir, snapshot_dir};
+
+/// How often pinning is begun anew because the manifest has changed. Opening the files takes microseconds, and the
+/// manifest changes a few times a second under the heaviest load, so the second try is rare and the last one never seen.
+pub const MAX_TRIES: u32 = 20;
 
 /// Some directories and files of the machine, as they were. Can only be read.
 #[derive(Default)]
@@ -20,6 +27,30 @@ pub struct PinnedDisk {
 }
 
 impl PinnedDisk {
+    /// Opens the manifest, every segment and every snapshot of the store in `dir`, whatever is in them, all as of one
+    /// instant.
+    ///
+    /// # Errors
+    /// As the file system has it.
+    pub fn of_store(dir: &Path) -> io::Result<Self> {
+        let path = Manifest::path(dir);
+        let mut tries = 1;
+        loop {
+            let before = manifest_of(&path)?;
+            let wanted = |name: &str| segment::parse_file_name(name).is_some() || name.ends_with(".snap");
+            let pinned = Self::new(&[log_dir(dir), snapshot_dir(dir)], wanted);
+            // The manifest is replaced before any file that it named is deleted, and before a new segment counts.
+            if manifest_of(&path)? == before || tries == MAX_TRIES {
+                let mut pinned = pinned?;
+                if let Some(bytes) = before {
+                    pinned.files.insert(path, Arc::new(Held(bytes)));
+                }
+                return Ok(pinned);
+            }
+            tries += 1;
+        }
+    }
+
     /// Opens the files below each of `dirs` whose names `wanted` says yes to. Those of one directory are opened in the
     /// order of their names, after they have been listed: if a listed segment has a successor, then that one was
     /// listed too or did not exist yet.
@@ -41,6 +72,15 @@ impl PinnedDisk {
             pinned.dirs.insert(dir.clone(), names);
         }
         Ok(pinned)
+    }
+}
+
+/// The manifest's bytes; `None` if it is missing.
+fn manifest_of(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match disk::read(&RealDisk, path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -111,6 +151,34 @@ impl DiskFile for PinnedFile {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.file.read_exact_at(buf, offset)
+    }
+
+    fn write_all_at(&self, _data: &[u8], _offset: u64) -> io::Result<()> {
+        read_only()
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        read_only()
+    }
+
+    fn allocate(&self, _bytes: u64) -> io::Result<()> {
+        read_only()
+    }
+}
+
+/// A file whose content has been read.
+struct Held(Vec<u8>);
+
+impl DiskFile for Held {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.len() as u64)
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let start = usize::try_from(offset).map_err(io::Error::other)?;
+        let end = start.checked_add(buf.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        buf.copy_from_slice(self.0.get(start..end).ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
     }
 
     fn write_all_at(&self, _data: &[u8], _offset: u64) -> io::Result<()> {

@@ -4,21 +4,18 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::pinned::PinnedDisk;
+use super::pinned::{MAX_TRIES, PinnedDisk};
 use super::summary::LogStatistics;
 use crate::crdt::{Base, Element, Entry, NodeId, Records, ReplicaId, Tag};
 use crate::storage::codec::Frame;
 use crate::storage::disk::{self, RealDisk};
+use crate::storage::envelope::FORMAT_VERSION;
 use crate::storage::index::IndexPosition;
 use crate::storage::log::{self, Segment, SegmentBytes, segment};
 use crate::storage::manifest::Manifest;
 use crate::storage::replay::{Replay, log_dir, snapshot_dir};
 use crate::storage::snapshot;
 use crate::storage::{Counts, Lsn, StoreError};
-
-/// How often a view is begun anew because the manifest has changed. Opening the files takes microseconds, and the
-/// manifest changes a few times a second under the heaviest load, so the second try is rare and the last one never seen.
-const MAX_TRIES: u32 = 20;
 
 /// Something in the log.
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +83,7 @@ impl View {
 
     fn read(dir: &Path, manifest: &[u8], disk: PinnedDisk) -> Result<Self, StoreError> {
         let path = Manifest::path(dir);
-        let format_version = Manifest::format_version(manifest, &path)?;
+        let format_version = Manifest::format_version(manifest, &path, FORMAT_VERSION)?;
         let mut statistics = LogStatistics::default();
         let mut on_batch = |_: &Path, _: u64, batch: &_| statistics.batch(batch);
         let replay = Replay::read(&disk, dir, Manifest::decode(manifest, &path)?, None, Some(&mut on_batch))?;

@@ -48,6 +48,20 @@ pub struct Unwrapped<'a> {
 /// # Errors
 /// [`StoreError::Damaged`], or [`StoreError::Newer`] for a sound header of a later version.
 pub fn unwrap<'a>(bytes: &'a [u8], magic: [u8; 8], path: &Path, offset: u64) -> Result<Unwrapped<'a>, StoreError> {
+    unwrap_up_to(bytes, magic, path, offset, FORMAT_VERSION)
+}
+
+/// The same where versions up to `known` are known.
+///
+/// # Errors
+/// As [`unwrap`].
+pub fn unwrap_up_to<'a>(
+    bytes: &'a [u8],
+    magic: [u8; 8],
+    path: &Path,
+    offset: u64,
+    known: u32,
+) -> Result<Unwrapped<'a>, StoreError> {
     let damaged = |what| StoreError::damaged(path, offset, what);
     let head = bytes.first_chunk::<ENVELOPE_BYTES>().ok_or_else(|| damaged("the header is cut off"))?;
     let number = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
@@ -61,7 +75,7 @@ pub fn unwrap<'a>(bytes: &'a [u8], magic: [u8; 8], path: &Path, offset: u64) -> 
     }
     match version {
         0 => Err(damaged("format version 0")),
-        1..=FORMAT_VERSION => Ok(Unwrapped { version, body, checksum: expected }),
-        _ => Err(StoreError::Newer { path: path.to_path_buf(), found: version, known: FORMAT_VERSION }),
+        _ if version <= known => Ok(Unwrapped { version, body, checksum: expected }),
+        _ => Err(StoreError::Newer { path: path.to_path_buf(), found: version, known }),
     }
 }

@@ -22,8 +22,9 @@ pub enum StoreError {
     },
     /// Bytes that were durable are not what was written. Nothing has been changed.
     #[error(
-        "{path}: damaged at byte {offset}: {what}. Nothing was changed. Restore this store from a copy, or move it \
-         away and start empty: its peers then bring back what they have heard of",
+        "{path}: damaged at byte {offset}: {what}. Nothing was changed. Restore this store from a backup, or make a new \
+         one of what is left (`orset salvage`), or move it away and start empty: its peers then bring back what they \
+         have heard of",
         path = path.display()
     )]
     Damaged {

@@ -155,12 +155,12 @@ impl Manifest {
         }
     }
 
-    /// The format of the store whose manifest these bytes of `path` are.
+    /// The format of the store whose manifest these bytes of `path` are; formats up to `known` are known.
     ///
     /// # Errors
     /// [`StoreError::Damaged`] or [`StoreError::Newer`].
-    pub fn format_version(bytes: &[u8], path: &Path) -> Result<u32, StoreError> {
-        Ok(envelope::unwrap(bytes, MAGIC, path, 0)?.version)
+    pub fn format_version(bytes: &[u8], path: &Path, known: u32) -> Result<u32, StoreError> {
+        Ok(envelope::unwrap_up_to(bytes, MAGIC, path, 0, known)?.version)
     }
 
     /// Makes this the manifest of the store `dir`, durably.

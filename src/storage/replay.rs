@@ -92,11 +92,33 @@ impl Replay {
         index: Option<&Arc<dyn Index>>,
         on_batch: Option<OnBatch>,
     ) -> Result<Self, StoreError> {
+        Self::fold(disk, dir, manifest, index, on_batch, None)
+    }
+
+    /// Reads the store as it was when the entry at `last` was its last one; of the snapshot if that is later.
+    ///
+    /// # Errors
+    /// As [`Replay::read`].
+    pub fn read_until(disk: &dyn Disk, dir: &Path, manifest: Manifest, last: Lsn) -> Result<Self, StoreError> {
+        Self::fold(disk, dir, manifest, None, None, Some(last))
+    }
+
+    fn fold(
+        disk: &dyn Disk,
+        dir: &Path,
+        manifest: Manifest,
+        index: Option<&Arc<dyn Index>>,
+        on_batch: Option<OnBatch>,
+        until: Option<Lsn>,
+    ) -> Result<Self, StoreError> {
         let snapshot = manifest.snapshot.map(|lsn| open_snapshot(disk, dir, lsn)).transpose()?.map(Arc::new);
         let mut fold = Fold::new(snapshot.as_ref(), index, on_batch, manifest.own);
+        fold.until = until;
         let mut log =
             read_log(disk, &log_dir(dir), &manifest.segments, manifest.clean.as_ref(), &mut |visit| fold.visit(visit))?;
-        fold.check_start(&log, dir)?;
+        if until.is_none() {
+            fold.check_start(&log, dir)?;
+        }
         fold.state.discard_staged();
         // What a segment says of the log before it is never more than the log gives: else the floor would be above it.
         if let Some(segment) = log.segments.iter().find(|segment| !segment.header.vv.is_within(&fold.state.vv)) {
@@ -158,6 +180,8 @@ struct Fold<'a> {
     own: Option<ReplicaId>,
     on_batch: Option<OnBatch<'a>>,
     joins: JoinSpans,
+    /// Later entries are left out.
+    until: Option<Lsn>,
 }
 
 impl<'a> Fold<'a> {
@@ -193,6 +217,7 @@ impl<'a> Fold<'a> {
             own: last_own,
             on_batch,
             joins: JoinSpans::default(),
+            until: None,
         }
     }
 
@@ -217,13 +242,18 @@ impl<'a> Fold<'a> {
         if self.index == Some(IndexPosition { lsn: batch.last(), checksum: visit.frame.checksum }) {
             self.index_fits = true;
         }
-        if batch.last() <= self.at {
+        if batch.last() <= self.at || self.until.is_some_and(|until| until <= self.at) {
             return Ok(());
         }
         if batch.first > self.at.next() {
             return Err(damaged(format!("LSN {} is missing", self.at.next())));
         }
         for (lsn, entry) in (batch.first.0..).map(Lsn).zip(&batch.entries) {
+            if self.until.is_some_and(|until| lsn > until) {
+                // The checksum belongs to the frame's end.
+                (self.at, self.checksum) = (Lsn(lsn.0 - 1), 0);
+                return Ok(());
+            }
             if lsn > self.at {
                 self.entry(lsn, entry).map_err(|error| damaged(error.to_string()))?;
             }

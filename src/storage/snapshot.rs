@@ -12,6 +12,8 @@
 //! the footer's list, and its sequence number. Blocks hold some 64 KiB and are checked at every read. The footer comes
 //! last because only then are the counts known; the file gets its name only when all of it is durable.
 
+pub mod remains;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -100,42 +102,44 @@ impl Snapshot {
     /// # Errors
     /// [`StoreError::Damaged`], [`StoreError::Newer`], or what the file system says.
     pub fn open(disk: &dyn Disk, path: &Path) -> Result<Self, StoreError> {
-        let file = match disk.open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(StoreError::damaged(path, 0, "the manifest names this file, and it is missing"));
-            }
-            Err(error) => return Err(StoreError::io("open", path)(error)),
-        };
-        let bytes = file.len().map_err(StoreError::io("read", path))?;
+        let (file, bytes) = open_file(disk, path)?;
         let damaged = |offset, what: &str| StoreError::damaged(path, offset, what);
-        if bytes < (PREAMBLE_BYTES + TRAILER_BYTES) as u64 {
-            return Err(damaged(bytes, "the snapshot is cut off"));
-        }
-        let read = |offset: u64, end: u64| read_range(file.as_ref(), path, offset, end);
-        let preamble = read(0, PREAMBLE_BYTES as u64)?;
+        let preamble = read_range(file.as_ref(), path, 0, PREAMBLE_BYTES as u64)?;
         let trailer_at = bytes - TRAILER_BYTES as u64;
-        let trailer = read(trailer_at, bytes)?;
+        let trailer = read_range(file.as_ref(), path, trailer_at, bytes)?;
         let offset = u64::from_le_bytes(trailer[..8].try_into().expect("eight bytes"));
         let expected = u32::from_le_bytes(trailer[8..].try_into().expect("four bytes"));
         if crc32c::crc32c(&trailer[..8]) != expected || offset > trailer_at {
             return Err(damaged(trailer_at, "the snapshot's last bytes are wrong"));
         }
-        let footer = read(offset, trailer_at)?;
-        let unwrapped = envelope::unwrap(&footer, FOOTER_MAGIC, path, offset)?;
-        let (form, length): (FooterForm, usize) =
-            codec::decode_footer(unwrapped.body).map_err(|_| damaged(offset, "the footer cannot be decoded"))?;
-        let (context, _) = Context::decode(&unwrapped.body[length..]).map_err(|e| damaged(offset, e.0))?;
-        if preamble != preamble_bytes(form.nonce) || footer.len() != envelope::ENVELOPE_BYTES + unwrapped.body.len() {
+        let footer = read_range(file.as_ref(), path, offset, trailer_at)?;
+        let (snapshot, length) = Self::from_footer(file, path, bytes, offset, &footer)?;
+        if preamble != preamble_bytes(snapshot.nonce) || footer.len() != length {
             return Err(damaged(0, "the snapshot's ends do not belong together"));
         }
+        Ok(snapshot)
+    }
+
+    /// The snapshot in `file` whose footer begins `footer`, which lies at `offset`; and the footer's length.
+    fn from_footer(
+        file: Arc<dyn DiskFile>,
+        path: &Path,
+        bytes: u64,
+        offset: u64,
+        footer: &[u8],
+    ) -> Result<(Self, usize), StoreError> {
+        let damaged = |what: &str| StoreError::damaged(path, offset, what);
+        let unwrapped = envelope::unwrap(footer, FOOTER_MAGIC, path, offset)?;
+        let (form, length): (FooterForm, usize) =
+            codec::decode_footer(unwrapped.body).map_err(|_| damaged("the footer cannot be decoded"))?;
+        let (context, _) = Context::decode(&unwrapped.body[length..]).map_err(|e| damaged(e.0))?;
         // The writer sees to both, and all that reads records or serves deltas rests on them.
         let sorted = form.blocks.is_sorted_by(|a, b| a.first_key < b.first_key);
         if !sorted || !context.floor.is_within(&context.vv) {
-            return Err(damaged(offset, "the footer contradicts itself"));
+            return Err(damaged("the footer contradicts itself"));
         }
-        let id = |id: u128| ReplicaId::from_u128(id).ok_or_else(|| damaged(offset, "an impossible replica id"));
-        Ok(Self {
+        let id = |id: u128| ReplicaId::from_u128(id).ok_or_else(|| damaged("an impossible replica id"));
+        let snapshot = Self {
             header: SnapshotHeader {
                 lsn: Lsn(form.lsn),
                 frame_checksum: form.frame_checksum,
@@ -150,7 +154,8 @@ impl Snapshot {
             path: path.to_path_buf(),
             file,
             bytes,
-        })
+        };
+        Ok((snapshot, envelope::ENVELOPE_BYTES + unwrapped.body.len()))
     }
 
     /// What it is of.
@@ -279,6 +284,22 @@ impl Base for Snapshot {
         let from = from.to_vec();
         Box::new(blocks.skip_while(move |record| matches!(record, Ok(r) if r.key.as_bytes() < from.as_slice())))
     }
+}
+
+/// Opens a snapshot's file, and says how long it is: long enough for its ends.
+fn open_file(disk: &dyn Disk, path: &Path) -> Result<(Arc<dyn DiskFile>, u64), StoreError> {
+    let file = match disk.open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(StoreError::damaged(path, 0, "the manifest names this file, and it is missing"));
+        }
+        Err(error) => return Err(StoreError::io("open", path)(error)),
+    };
+    let bytes = file.len().map_err(StoreError::io("read", path))?;
+    if bytes < (PREAMBLE_BYTES + TRAILER_BYTES) as u64 {
+        return Err(StoreError::damaged(path, bytes, "the snapshot is cut off"));
+    }
+    Ok((file, bytes))
 }
 
 fn read_range(file: &dyn DiskFile, path: &Path, offset: u64, end: u64) -> Result<Vec<u8>, StoreError> {

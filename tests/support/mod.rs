@@ -1,5 +1,6 @@
-//! What the tests of the real binary share: [`bench`] (a run of `orset test`), [`node`] (one process and its two pipes), [`model`] (what a set may and
-//! must hold after what clients were told), [`cluster`] (several nodes behind a router that loses, delays and doubles
+//! What the tests of the real binary share: [`bench`] (a run of `orset test`), [`node`] (one process and its two pipes),
+//! [`model`] (what a set may and must hold after what clients were told), [`session`] (golden scripts with one node's
+//! stores), [`cluster`] (several nodes behind a router that loses, delays and doubles
 //! their messages).
 //!
 //! The binary under test is cargo's own, or the one that `ORSET_BIN` names. A randomised test prints its seed; the same
@@ -13,11 +14,13 @@ pub mod cluster;
 pub mod model;
 pub mod node;
 pub mod router;
+pub mod session;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 /// How long anything is waited for before the test fails. Far beyond what it takes, so that a slow machine passes.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -50,6 +53,27 @@ pub fn env_number(name: &str, default: u64) -> u64 {
 /// Says that a test does not test here what it should, and why: past the capture of a passing test's output.
 pub fn skipped(why: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+}
+
+/// Every path below `dir` with its content and time of change.
+pub fn image(dir: &Path) -> BTreeMap<PathBuf, (Option<Vec<u8>>, SystemTime)> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let metadata = std::fs::metadata(&path).unwrap();
+        let content = if metadata.is_dir() { None } else { Some(std::fs::read(&path).unwrap()) };
+        if metadata.is_dir() {
+            found.extend(image(&path));
+        }
+        found.insert(path, (content, metadata.modified().unwrap()));
+    }
+    found.insert(dir.to_path_buf(), (None, std::fs::metadata(dir).unwrap().modified().unwrap()));
+    found
+}
+
+/// What a program wrote.
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("UTF-8")
 }
 
 /// Copies a directory with everything in it.

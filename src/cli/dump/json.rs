@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::rows::{EntryRow, EventRow, IndexRow, SummaryRow, TagRow, raw};
+use super::rows::{DifferenceRow, EntryRow, EventRow, IndexRow, SummaryRow, TagRow, raw};
 use super::{List, Printer};
 
 /// How the objects lie.
@@ -151,6 +151,7 @@ impl<W: Write> Printer for Json<W> {
             List::IndexRecords => "index_elements",
             List::ElementTags => "element",
             List::History => "history",
+            List::Differences => "diff",
         })?;
         self.out.write_all(b"[")
     }
@@ -193,6 +194,10 @@ impl<W: Write> Printer for Json<W> {
 
     fn event(&mut self, event: &EventRow) -> io::Result<()> {
         self.item("history", event)
+    }
+
+    fn difference(&mut self, difference: &DifferenceRow) -> io::Result<()> {
+        self.item("difference", difference)
     }
 
     fn end_list(&mut self) -> io::Result<()> {

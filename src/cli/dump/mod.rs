@@ -2,7 +2,7 @@
 
 mod index;
 mod json;
-mod rows;
+pub(super) mod rows;
 mod table;
 
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
@@ -12,7 +12,8 @@ use clap::{Args, ValueEnum};
 
 use super::Usage;
 use crate::crdt::{Element, Records};
-use crate::dump::{FindError, Summary, View, find_stores, history};
+use crate::dump::diff::{self, Side};
+use crate::dump::{Summary, View, history};
 use crate::maelstrom::{Limits, canonical};
 use crate::storage::StoreError;
 use json::{Json, Layout};
@@ -27,7 +28,7 @@ temporary files (TMPDIR; it needs that much room) under the store's lock, and th
 index cannot be shown.
 
 JSON: a store is one object, a data directory an array of them; with ndjson every line is an object that names its \
-store and its kind (summary, element, entry, index, index_element, history). Elements are the JSON values themselves.
+store and its kind (summary, element, entry, index, index_element, history, difference). Elements are the JSON values themselves.
 
 Exit codes:
   0  fine, also if nobody reads to the end, or the index is missing or broken
@@ -52,16 +53,28 @@ pub struct DumpArgs {
     /// quotes: --element '"apple"'
     #[arg(long, value_name = "JSON", conflicts_with = "section")]
     element: Option<String>,
+    /// Show only the tags in which PATH, a store, and this other store differ, and for each whether the store without it
+    /// removed it (and by which operation) or has not heard of it
+    #[arg(long, value_name = "STORE", conflicts_with_all = ["section", "element"])]
+    diff: Option<PathBuf>,
 }
 
+/// How something is shown.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-enum Format {
+pub enum Format {
     /// Aligned text
     Table,
     /// One JSON value
     Json,
     /// One JSON object a line
     Ndjson,
+}
+
+impl Format {
+    /// What was asked for, else what suits whoever reads.
+    pub fn chosen(asked: Option<Self>) -> Self {
+        asked.unwrap_or(if io::stdout().is_terminal() { Self::Table } else { Self::Ndjson })
+    }
 }
 
 /// A part of a store.
@@ -93,6 +106,8 @@ trait Printer {
     fn entry(&mut self, entry: &rows::EntryRow) -> io::Result<()>;
     /// What the index says of itself; if it cannot be shown: why.
     fn index(&mut self, index: &rows::IndexRow) -> io::Result<()>;
+    /// A tag that only one of two stores has.
+    fn difference(&mut self, difference: &rows::DifferenceRow) -> io::Result<()>;
     /// Something that befell one element.
     fn event(&mut self, event: &rows::EventRow) -> io::Result<()>;
     /// A list ends.
@@ -111,6 +126,7 @@ enum List {
     IndexRecords,
     ElementTags,
     History,
+    Differences,
 }
 
 /// Shows the stores that the arguments name.
@@ -124,15 +140,14 @@ pub fn run(args: DumpArgs) -> anyhow::Result<()> {
 
 fn dump(args: &DumpArgs) -> anyhow::Result<()> {
     let element = args.element.as_deref().map(parse_element).transpose()?;
-    let stores = find_stores(&args.path).map_err(|error| match error {
-        FindError::NoStore { .. } => Usage(error.to_string()).into(),
-        FindError::Store(error) => anyhow::Error::from(error),
-    })?;
-    let stdout = io::stdout().lock();
-    let default = if stdout.is_terminal() { Format::Table } else { Format::Ndjson };
-    let mut out = BufWriter::with_capacity(64 << 10, stdout);
+    let stores = match &args.diff {
+        None => super::stores_at(&args.path)?,
+        Some(_) => vec![super::one_store_at(&args.path)?],
+    };
+    let other = args.diff.as_deref().map(super::one_store_at).transpose()?;
+    let mut out = BufWriter::with_capacity(64 << 10, io::stdout().lock());
     let single = stores.first().is_some_and(|store| *store == args.path);
-    let mut printer: Box<dyn Printer + '_> = match args.format.unwrap_or(default) {
+    let mut printer: Box<dyn Printer + '_> = match Format::chosen(args.format) {
         Format::Table => Box::new(Table::new(&mut out)),
         Format::Json => Box::new(Json::new(&mut out, if single { Layout::One } else { Layout::Array })),
         Format::Ndjson => Box::new(Json::new(&mut out, Layout::Lines)),
@@ -140,7 +155,11 @@ fn dump(args: &DumpArgs) -> anyhow::Result<()> {
     // One bad store does not hide the others; the first failure is the command's.
     let mut failed = None;
     for store in &stores {
-        match show(printer.as_mut(), store, args.section, element.as_ref()) {
+        let shown = match &other {
+            Some(other) => show_differences(printer.as_mut(), store, other),
+            None => show(printer.as_mut(), store, args.section, element.as_ref()),
+        };
+        match shown {
             Err(error) if !error.is::<io::Error>() && stores.len() > 1 => match &failed {
                 None => failed = Some(error),
                 Some(_) => eprintln!("orset: {error:#}"),
@@ -217,6 +236,24 @@ fn show_records(printer: &mut dyn Printer, records: Records<'_>, names: &dyn Nam
         printer.tag(first, elements.text(), &rows::TagRow::new(names, record.tag()))?;
     }
     Ok(())
+}
+
+fn show_differences(printer: &mut dyn Printer, store: &Path, other: &Path) -> anyhow::Result<()> {
+    let (first, second) = (View::open(store)?, View::open(other)?);
+    printer.store(store)?;
+    printer.list(List::Differences)?;
+    diff::compare::<anyhow::Error>(&first, &second, |record, side, absence| {
+        let path = |store: &Path| store.to_string_lossy().into_owned();
+        let (has, only_in, lacks, not_in) = match side {
+            Side::First => (&first, path(store), &second, path(other)),
+            Side::Second => (&second, path(other), &first, path(store)),
+        };
+        let element = rows::raw(&String::from_utf8_lossy(record.element_bytes()));
+        let (tag, why) = (rows::TagRow::new(has, record.tag()), rows::WhyNot::new(lacks, absence));
+        Ok(printer.difference(&rows::DifferenceRow { element, tag, only_in, not_in, why })?)
+    })?;
+    printer.end_list()?;
+    Ok(printer.end_store()?)
 }
 
 fn show_element(printer: &mut dyn Printer, view: &View, element: &Element) -> anyhow::Result<()> {

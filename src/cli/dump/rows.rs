@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::crdt::{Dot, Entry, JoinCommit, JoinPart, LiveBits, NodeId, OpBody, Record, ReplicaId, Seq, Tag};
+use crate::crdt::{
+    Dot, Entry, Incarnations, JoinCommit, JoinPart, LiveBits, NodeId, OpBody, Record, ReplicaId, Seq, Tag,
+};
+use crate::dump::diff::Absence;
 use crate::dump::history::Event;
 use crate::dump::{LogItem, ReplicaSummary, Summary, View};
 use crate::storage::index::NotedState;
@@ -23,6 +26,12 @@ pub trait Names {
 impl Names for View {
     fn node_of(&self, replica: ReplicaId) -> Option<&NodeId> {
         View::node_of(self, replica)
+    }
+}
+
+impl Names for Incarnations {
+    fn node_of(&self, replica: ReplicaId) -> Option<&NodeId> {
+        self.get(replica).map(|incarnation| &incarnation.node)
     }
 }
 
@@ -326,18 +335,23 @@ fn uuids(tags: &[Tag]) -> Vec<String> {
 
 impl EntryRow {
     pub fn new(names: &dyn Names, segment: &Segment, offset: u64, item: &LogItem) -> Self {
-        let file = segment::file_name(segment.header.counter);
-        let (lsn, repeated, dot, what) = match item {
+        let segment = segment::file_name(segment.header.counter);
+        match item {
             LogItem::Entry { lsn, entry, repeated } => {
-                let (dot, what) = What::new(names, entry);
-                (Some(lsn.0), *repeated, dot, what)
+                Self { repeated: *repeated, ..Self::of(names, segment, offset, *lsn, entry) }
             }
             LogItem::Clean { index, counts } => {
                 let index_lsn = (index.lsn > Lsn(0)).then_some(index.lsn.0);
-                (None, false, None, What::Clean { index_lsn, counts: *counts })
+                let what = What::Clean { index_lsn, counts: *counts };
+                Self { segment, offset, lsn: None, repeated: false, dot: None, what }
             }
-        };
-        Self { segment: file, offset, lsn, repeated, dot, what }
+        }
+    }
+
+    /// An entry in a frame at `offset` of a segment.
+    pub fn of(names: &dyn Names, segment: String, offset: u64, lsn: Lsn, entry: &Entry) -> Self {
+        let (dot, what) = What::new(names, entry);
+        Self { segment, offset, lsn: Some(lsn.0), repeated: false, dot, what }
     }
 }
 
@@ -431,5 +445,43 @@ impl EventRow {
             }
         };
         Self { lsn: lsn.0, what }
+    }
+}
+
+/// A tag that only one of two stores has.
+#[derive(Serialize, Debug)]
+pub struct DifferenceRow {
+    pub element: Box<RawValue>,
+    #[serde(flatten)]
+    pub tag: TagRow,
+    /// The store that has it.
+    pub only_in: String,
+    /// The store that does not.
+    pub not_in: String,
+    #[serde(flatten)]
+    pub why: WhyNot,
+}
+
+/// See [`Absence`].
+#[derive(Serialize, Debug)]
+#[serde(tag = "why", rename_all = "snake_case")]
+pub enum WhyNot {
+    Unheard,
+    Removed {
+        by: Option<DotRow>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        join: Option<String>,
+    },
+}
+
+impl WhyNot {
+    /// `names`: of the store that does not have the tag.
+    pub fn new(names: &dyn Names, absence: Absence) -> Self {
+        match absence {
+            Absence::Unheard => Self::Unheard,
+            Absence::Removed(by) => Self::Removed { by: Some(DotRow::new(names, by)), join: None },
+            Absence::Joined(join) => Self::Removed { by: None, join: Some(join_name(join.0)) },
+            Absence::Forgotten => Self::Removed { by: None, join: None },
+        }
     }
 }

@@ -3,7 +3,9 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::rows::{EntryRow, EventRow, EventWhat, IndexRow, IndexStateRow, SummaryRow, TagRow, What};
+use super::rows::{
+    DifferenceRow, EntryRow, EventRow, EventWhat, IndexRow, IndexStateRow, SummaryRow, TagRow, What, WhyNot,
+};
 use super::{List, Printer};
 
 /// Longer elements are cut, and their length is said.
@@ -154,6 +156,7 @@ impl<W: Write> Printer for Table<W> {
             }
             List::Log => "SEGMENT             OFFSET        LSN  NODE           SEQ  OPERATION",
             List::History => "       LSN  WHAT BEFELL IT",
+            List::Differences => "TAG                                   NODE           SEQ  IN ONE STORE ONLY",
         };
         writeln!(self.out, "\n  {head}")
     }
@@ -205,6 +208,21 @@ impl<W: Write> Printer for Table<W> {
         }
     }
 
+    fn difference(&mut self, difference: &DifferenceRow) -> io::Result<()> {
+        self.items += 1;
+        let DifferenceRow { element, tag, only_in, not_in, why } = difference;
+        let why = match why {
+            WhyNot::Unheard => "has not heard of it".to_owned(),
+            WhyNot::Removed { by: Some(by), .. } => {
+                format!("removed it, by {} {}/{}", node(by.node.as_ref()), by.replica, by.seq)
+            }
+            WhyNot::Removed { join: Some(join), .. } => format!("heard by the state delta {join} that it was removed"),
+            WhyNot::Removed { .. } => "removed it before its log begins".to_owned(),
+        };
+        let element = shortened(element.get());
+        writeln!(self.out, "  {}  {element}\n      in {only_in}; {not_in} {why}", tag_line(tag))
+    }
+
     fn end_list(&mut self) -> io::Result<()> {
         if self.items > 0 {
             return Ok(());
@@ -212,6 +230,7 @@ impl<W: Write> Printer for Table<W> {
         match self.list {
             List::ElementTags => writeln!(self.out, "  (no tags: it is not in the set)"),
             List::History => writeln!(self.out, "  (nothing in the log is about it)"),
+            List::Differences => writeln!(self.out, "  (none: the two hold the same tags)"),
             _ => writeln!(self.out, "  (nothing)"),
         }
     }

@@ -168,16 +168,7 @@ impl SegmentBytes {
 
     /// The good frame at `offset`, if there is one.
     pub fn frame_at(&self, offset: usize) -> Option<RawFrame<'_>> {
-        let head = self.bytes.get(offset..)?.first_chunk::<FRAME_HEAD_BYTES>()?;
-        let number = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-        let (length, checksum) = (number(4) as usize, number(8));
-        if head[..4] != FRAME_MAGIC || length > MAX_PAYLOAD_BYTES {
-            return None;
-        }
-        let start = offset + FRAME_HEAD_BYTES;
-        let payload = self.bytes.get(start..start + length)?;
-        let good = frame_checksum(self.header.nonce, offset as u64, payload) == checksum;
-        good.then_some(RawFrame { offset: offset as u64, end: (start + length) as u64, checksum, payload })
+        frame_at(&self.bytes, self.header.nonce, offset)
     }
 
     /// The good frames from the start on, until one is bad or the bytes end.
@@ -192,10 +183,29 @@ impl SegmentBytes {
 
     /// Where the first good frame after `offset` starts.
     pub fn good_frame_after(&self, offset: usize) -> Option<usize> {
-        let rest = self.bytes.get(offset + 1..)?;
-        let starts = rest.windows(FRAME_MAGIC.len()).enumerate().filter(|(_, bytes)| *bytes == FRAME_MAGIC);
-        starts.map(|(n, _)| offset + 1 + n).find(|start| self.frame_at(*start).is_some())
+        good_frame_from(&self.bytes, self.header.nonce, offset + 1)
     }
+}
+
+/// The good frame at `offset` of the bytes of a segment with this nonce, if there is one.
+pub fn frame_at(bytes: &[u8], nonce: u128, offset: usize) -> Option<RawFrame<'_>> {
+    let head = bytes.get(offset..)?.first_chunk::<FRAME_HEAD_BYTES>()?;
+    let number = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+    let (length, checksum) = (number(4) as usize, number(8));
+    if head[..4] != FRAME_MAGIC || length > MAX_PAYLOAD_BYTES {
+        return None;
+    }
+    let start = offset + FRAME_HEAD_BYTES;
+    let payload = bytes.get(start..start + length)?;
+    let good = frame_checksum(nonce, offset as u64, payload) == checksum;
+    good.then_some(RawFrame { offset: offset as u64, end: (start + length) as u64, checksum, payload })
+}
+
+/// Where the first good frame at or after `offset` starts.
+pub fn good_frame_from(bytes: &[u8], nonce: u128, offset: usize) -> Option<usize> {
+    let rest = bytes.get(offset..)?;
+    let starts = rest.windows(FRAME_MAGIC.len()).enumerate().filter(|(_, bytes)| *bytes == FRAME_MAGIC);
+    starts.map(|(n, _)| offset + n).find(|start| frame_at(bytes, nonce, *start).is_some())
 }
 
 #[cfg(test)]

@@ -124,10 +124,7 @@ impl Store {
 /// The store's manifest, brought to today's format; of an empty directory that makes a store.
 fn read_or_make_manifest(disk: &dyn Disk, dir: &Path, node: &NodeId) -> Result<(Manifest, bool), StoreError> {
     let path = Manifest::path(dir);
-    let found = migrations::format_of(disk, dir)?;
-    for step in migrations::pending(found) {
-        (step.run)(&migrations::Context { disk, dir, node })?;
-    }
+    let found = migrations::TODAY.bring_up(disk, dir, Some(node))?;
     let manifest = Manifest::read(disk, dir)?;
     let manifest = manifest.ok_or_else(|| StoreError::damaged(&path, 0, "it has just been written, and is missing"))?;
     if manifest.node != *node {

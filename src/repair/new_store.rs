@@ -1,0 +1,110 @@
+//! A new store in a directory of its own, which gets its name last.
+//!
+//! It is made beside the place where it is to be, under a random name that no node id can be (it begins with a dot), and
+//! renamed when every file and directory is durable. Whoever dies before leaves such a directory, and nothing else.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use tempfile::TempDir;
+
+use super::RepairError;
+use crate::storage::StoreError;
+use crate::storage::disk::{self, Disk, RealDisk};
+use crate::storage::manifest::Manifest;
+use crate::storage::replay::{log_dir, snapshot_dir};
+
+/// A store that has no name yet; gone when dropped.
+pub struct NewStore {
+    aside: TempDir,
+    parent: PathBuf,
+    path: PathBuf,
+}
+
+impl NewStore {
+    /// Makes the directory for what is to be the store `path`.
+    ///
+    /// # Errors
+    /// [`RepairError::Exists`], or what the file system says.
+    pub fn begin(path: &Path) -> Result<Self, RepairError> {
+        if fs::symlink_metadata(path).is_ok() {
+            return Err(RepairError::Exists(path.to_path_buf()));
+        }
+        let parent = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+            _ => PathBuf::from("."),
+        };
+        let made = tempfile::Builder::new().prefix(".new-store-").tempdir_in(&parent);
+        // The error names the random name, which says nothing to anybody.
+        let made = made.map_err(|error| std::io::Error::from(error.kind()));
+        let aside = made.map_err(StoreError::io("make a new store here", &parent))?;
+        make_dirs(&RealDisk, aside.path())?;
+        Ok(Self { aside, parent, path: path.to_path_buf() })
+    }
+
+    /// Where its files are put meanwhile.
+    pub fn dir(&self) -> &Path {
+        self.aside.path()
+    }
+
+    /// Gives it its name. Every file in it must be durable.
+    ///
+    /// # Errors
+    /// [`RepairError::Exists`] if something has got that name meanwhile, or what the file system says.
+    pub fn finish(self) -> Result<(), RepairError> {
+        let dir = self.aside.path();
+        for made in [dir, &log_dir(dir), &snapshot_dir(dir)] {
+            RealDisk.sync_dir(made).map_err(StoreError::io("sync", made))?;
+        }
+        match renameat_with(CWD, dir, CWD, &self.path, RenameFlags::NOREPLACE) {
+            Err(rustix::io::Errno::EXIST) => return Err(RepairError::Exists(self.path)),
+            renamed => renamed.map_err(|error| StoreError::io("rename", &self.path)(error.into()))?,
+        }
+        // What it was called until now is no more.
+        let _ = self.aside.keep();
+        Ok(RealDisk.sync_dir(&self.parent).map_err(StoreError::io("sync", &self.parent))?)
+    }
+}
+
+/// Makes the directories of a store.
+///
+/// # Errors
+/// What the file system says.
+pub fn make_dirs(disk: &dyn Disk, dir: &Path) -> Result<(), StoreError> {
+    [dir, &log_dir(dir), &snapshot_dir(dir)]
+        .into_iter()
+        .try_for_each(|made| disk.create_dir(made).map_err(StoreError::io("create", made)))
+}
+
+/// Puts the manifest in its place, after everything that it names.
+///
+/// # Errors
+/// What the file system says.
+pub fn write_manifest(disk: &dyn Disk, dir: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let path = Manifest::path(dir);
+    disk::replace(disk, &path, bytes).map(drop).map_err(StoreError::io("write", &path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_store_takes_no_ones_place_and_leaves_nothing_when_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("n1");
+        let entries = || fs::read_dir(dir.path()).unwrap().count();
+        drop(NewStore::begin(&path).unwrap());
+        assert_eq!(entries(), 0);
+        let (first, second) = (NewStore::begin(&path).unwrap(), NewStore::begin(&path).unwrap());
+        first.finish().unwrap();
+        assert!(
+            matches!(second.finish(), Err(RepairError::Exists(_))),
+            "an empty directory would be replaced by rename"
+        );
+        assert!(matches!(NewStore::begin(&path), Err(RepairError::Exists(_))));
+        assert!(path.join("log").is_dir());
+        assert_eq!(entries(), 1);
+    }
+}
