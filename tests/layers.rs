@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 /// Each layer and the ones that it may know. A layer that is not listed is an error: decide where it belongs.
-const MAY_USE: [(&str, &[&str]); 13] = [
+const MAY_USE: [(&str, &[&str]); 14] = [
     ("crdt", &[]),
     // A part of storage, mounted there by its path.
     ("migrations", &["crdt", "storage"]),
@@ -14,6 +14,8 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     ("replica", &["crdt", "storage"]),
     ("maelstrom", &["crdt", "storage", "replica"]),
     ("node", &["crdt", "storage", "replica", "maelstrom"]),
+    // Bugs for the tests of the tests. Every layer may use it.
+    (FOR_ALL, &[]),
     // Processes, and nothing of ours.
     ("child", &[]),
     ("supervise", &["node", "child"]),
@@ -38,6 +40,9 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     ),
     ("main", &["cli"]),
 ];
+
+/// What every layer may use, and which may use none.
+const FOR_ALL: &str = "planted";
 
 /// The layers that must give the same result for the same input.
 const DETERMINISTIC: [&str; 4] = ["crdt", "migrations", "storage", "replica"];
@@ -107,7 +112,7 @@ fn layers_named(code: &str) -> Vec<String> {
             }
         }
     }
-    named.retain(|name| MAY_USE.iter().any(|(layer, _)| layer == name));
+    named.retain(|name| MAY_USE.iter().any(|(layer, _)| layer == name) && name != FOR_ALL);
     named.sort();
     named.dedup();
     named

@@ -12,6 +12,7 @@ use super::message::{PeerBody, StateContent, StateKey, StateOffset};
 use crate::crdt::{
     DotSet, Entry, Incarnations, JoinCommit, JoinId, JoinPart, LiveBits, NodeId, ReplicaId, Seq, VersionVector,
 };
+use crate::planted::{self, Bug};
 use crate::storage::{Snapshot, StoreError};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
@@ -85,7 +86,10 @@ impl Replica {
     /// Offers a state delta to a peer that holds `theirs`, or sees to it that there will be a snapshot to make it from.
     pub(super) fn offer(&mut self, to: &NodeId, theirs: &VersionVector) {
         let floor = &self.store.state().floor;
-        let snapshot = self.store.snapshot().filter(|snapshot| floor.is_within(&snapshot.header().context.vv));
+        let reaches = |snapshot: &&Arc<Snapshot>| {
+            floor.is_within(&snapshot.header().context.vv) || planted::is(Bug::OfferFromBelowTheFloor)
+        };
+        let snapshot = self.store.snapshot().filter(reaches);
         let Some(snapshot) = snapshot else {
             // The peer's next digest will find one.
             self.store.want_snapshot();
@@ -97,7 +101,10 @@ impl Replica {
             checksum: snapshot.checksum(),
             digest_hash: hash(theirs),
         };
-        let vv = snapshot.header().context.vv.clone();
+        let mut vv = snapshot.header().context.vv.clone();
+        if planted::is(Bug::ContextOverclaim) {
+            vv = self.store.vv().clone();
+        }
         self.send_to_peer(to, PeerBody::Offer { key, vv });
     }
 
@@ -118,7 +125,7 @@ impl Replica {
             key,
             vv,
             digest,
-            join: JoinId(self.gossip.draw()),
+            join: JoinId(if planted::is(Bug::SnapshotsMixed) { 1 } else { self.gossip.draw() }),
             incarnations: Incarnations::new(),
             next: START,
             expected: 0,

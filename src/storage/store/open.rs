@@ -13,6 +13,7 @@ use super::recent::Recent;
 use super::reserve;
 use super::{Active, Entropy, Store, StoreOptions};
 use crate::crdt::{Base, NodeId, ReplicaId};
+use crate::planted::{self, Bug};
 use crate::storage::disk::Disk;
 use crate::storage::error::StoreError;
 use crate::storage::index::IndexSource;
@@ -72,7 +73,13 @@ impl Store {
         Replay::check(disk.as_ref(), &dir, &manifest)?;
         let opened = source.open(manifest.clean.is_some_and(|clean| clean.index));
         let (mut replay, opened) = replay(disk.as_ref(), &dir, manifest, opened)?;
-        let incarnation = ReplicaId::from_random(entropy());
+        let mut incarnation = ReplicaId::from_random(entropy());
+        if planted::is(Bug::OldReplicaId) {
+            incarnation = replay.own.unwrap_or(incarnation);
+        } else if planted::is(Bug::ReplicaIdOfTheStore) {
+            let name = node.as_str().bytes().fold(0, |name, byte| name << 8 | u128::from(byte));
+            incarnation = ReplicaId::from_random(name << 40 | u128::from(replay.manifest.next_segment));
+        }
         let torn_tail_bytes = replay.log.torn_tail_bytes;
         let clean = replay.log.clean || replay.log.segments.is_empty();
         let active = reserve::write_with_reserve(disk.as_ref(), &dir, || {
@@ -165,7 +172,8 @@ fn replay(disk: &dyn Disk, dir: &Path, manifest: Manifest, opened: Opened) -> Re
 /// Sees to it that everything that was read is durable, and lists what belongs to the log.
 fn secure_tail(disk: &dyn Disk, dir: &Path, replay: &mut Replay, entropy: &mut Entropy) -> Result<Active, StoreError> {
     let listed_all = replay.log.segments.last().map(|s| s.header.counter) == replay.manifest.segments.last().copied();
-    if replay.log.segments.is_empty() || replay.log.clean && listed_all {
+    let trusted = replay.log.clean && listed_all || planted::is(Bug::UnsyncedTrusted);
+    if replay.log.segments.is_empty() || trusted {
         return Ok(Active::NotYet(replay.state.vv.clone()));
     }
     let mut manifest = replay.manifest.clone();
