@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use orset::crdt::{Element, NodeId, OpBody, Tag};
-use orset::storage::disk::MemDisk;
+use orset::storage::disk::{DiskFault, MemDisk};
 use orset::storage::{IndexSource, MemorySource, NoIndex, Recovery, Store, StoreError, StoreLimits, StoreOptions};
 
 const DIR: &str = "/n1";
@@ -199,6 +199,18 @@ fn a_failed_sync_poisons_the_store_for_good() {
     disk.set_failing_syncs(false);
     assert!(matches!(store.commit(), Err(StoreError::Poisoned)), "a second sync proves nothing");
     assert!(matches!(store.set_read_form(orset::storage::ReadForm::Messages), Err(StoreError::Poisoned)));
+}
+
+/// Found by the simulation: a store whose closing had failed took further commits.
+#[test]
+fn a_store_that_could_not_be_closed_takes_nothing_more() {
+    let disk = MemDisk::default();
+    let (mut store, _) = open(&disk, 1, &mut NoIndex).unwrap();
+    work(&mut store, &mut Acknowledged::default(), 3).unwrap();
+    disk.inject(DiskFault::ShortWrite, 0);
+    assert!(store.close(None).is_err());
+    store.append_local(OpBody::Add(Element::from_canonical(b"1")));
+    assert!(matches!(store.commit(), Err(StoreError::Poisoned)));
 }
 
 #[test]

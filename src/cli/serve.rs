@@ -82,6 +82,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
             push_interval_ms: args.push_interval_ms,
             digest_interval_ms: args.digest_interval_ms,
             digest_max_ms: args.digest_max_ms,
+            ..ReplicaConfig::default()
         },
         store,
     })?;

@@ -62,6 +62,11 @@ impl CatchUp {
         None
     }
 
+    /// How many requests are held.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
     pub fn next_wakeup_ms(&self) -> Option<u64> {
         match self.stage {
             Stage::Quiet { until_ms } | Stage::Asked { until_ms } => Some(until_ms),

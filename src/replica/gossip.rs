@@ -16,10 +16,6 @@ use super::{Replica, ReplicaConfig};
 use crate::crdt::{NodeId, Op, Seq, Verdict, VersionVector};
 use crate::storage::StoreError;
 
-/// Messages are cut at about this size (one operation may be larger).
-pub(super) const MESSAGE_BYTES: usize = 60 << 10;
-/// An answer to a digest has at most this many messages.
-pub(super) const ANSWER_MESSAGES: usize = 16;
 /// What an operation costs on the wire beyond its weight if it does not follow the one before it.
 const RUN_BYTES: usize = 28;
 /// How long pushes that are under way get before what is missing is pulled.
@@ -105,7 +101,7 @@ impl Replica {
 
     fn send_ops(&mut self, to: &NodeId, ops: Vec<Op>, answer: bool) {
         let vv = self.store.compact_vv();
-        let messages = cut(ops);
+        let messages = cut(ops, self.config.message_bytes);
         let last = messages.len() - 1;
         for (n, ops) in messages.into_iter().enumerate() {
             let answer = answer.then_some(LastAnswer(n == last));
@@ -194,7 +190,7 @@ impl Replica {
             self.offer(to, theirs);
             return Ok(());
         }
-        let delta = self.store.delta(theirs, ANSWER_MESSAGES * MESSAGE_BYTES)?;
+        let delta = self.store.delta(theirs, self.config.answer_messages * self.config.message_bytes)?;
         self.send_ops(to, delta.ops, true);
         Ok(())
     }
@@ -351,8 +347,8 @@ impl Replica {
     }
 }
 
-/// Cuts operations into messages' worths; at least one message, if an empty one.
-fn cut(ops: Vec<Op>) -> Vec<Vec<Op>> {
+/// Cuts operations into messages of about `message_bytes`; at least one message, if an empty one.
+fn cut(ops: Vec<Op>, message_bytes: usize) -> Vec<Vec<Op>> {
     let mut messages = vec![Vec::new()];
     let (mut bytes, mut next) = (0, None);
     for op in ops {
@@ -360,7 +356,7 @@ fn cut(ops: Vec<Op>) -> Vec<Vec<Op>> {
         let weight = op.weight() + run;
         let message = messages.last_mut().expect("never empty");
         next = Some(crate::crdt::Dot::new(op.dot.replica, op.dot.seq.next()));
-        if bytes + weight > MESSAGE_BYTES && !message.is_empty() {
+        if bytes + weight > message_bytes && !message.is_empty() {
             bytes = 0;
             messages.push(vec![op]);
         } else {

@@ -52,11 +52,23 @@ pub struct ReplicaConfig {
     pub digest_interval_ms: u64,
     /// … up to this.
     pub digest_max_ms: u64,
+    /// Messages are cut at about this size (one operation or record may be larger).
+    pub message_bytes: usize,
+    /// An answer has at most so many messages. Whoever receives a state delta counts on it, so that it is the same for all
+    /// nodes of a cluster.
+    pub answer_messages: usize,
 }
 
 impl Default for ReplicaConfig {
     fn default() -> Self {
-        Self { catch_up_ms: 500, push_interval_ms: 50, digest_interval_ms: 2_000, digest_max_ms: 30_000 }
+        Self {
+            catch_up_ms: 500,
+            push_interval_ms: 50,
+            digest_interval_ms: 2_000,
+            digest_max_ms: 30_000,
+            message_bytes: 60 << 10,
+            answer_messages: 16,
+        }
     }
 }
 
@@ -215,6 +227,11 @@ impl Replica {
             }
         }
         Ok(elements)
+    }
+
+    /// How many clients' requests wait until this replica has caught up.
+    pub fn held_requests(&self) -> usize {
+        self.catch_up.held()
     }
 
     /// Whether enough waits for a commit.

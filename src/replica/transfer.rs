@@ -6,9 +6,8 @@
 //! with the next digest. What a sender keeps for a receiver is an open snapshot and a bitmap, for at most two of them,
 //! and 30 s after the last pull.
 
-use super::Replica;
-use super::gossip::{ANSWER_MESSAGES, MESSAGE_BYTES};
 use super::message::{PeerBody, StateContent, StateKey, StateOffset};
+use super::{Replica, ReplicaConfig};
 use crate::crdt::{
     DotSet, Entry, Incarnations, JoinCommit, JoinId, JoinPart, LiveBits, NodeId, ReplicaId, Seq, VersionVector,
 };
@@ -28,8 +27,6 @@ const MAX_PINS: usize = 2;
 const INCARNATIONS_PER_PART: usize = 400;
 /// Blocks looked through for one part: bounds the time that a pull takes when there is little to send.
 const BLOCKS_PER_PART: u32 = 64;
-/// Bytes of bitmap in one part.
-const PIECE_BYTES: usize = 32 << 10;
 
 /// Most entries in the vector and the incarnations of a state delta together: the commit is one frame.
 const MAX_COMMIT_ENTRIES: usize = 60_000;
@@ -139,7 +136,7 @@ impl Replica {
 
     fn pull_parts(&mut self, now_ms: u64) {
         let Some(receiving) = &mut self.receiving else { return };
-        receiving.expected = ANSWER_MESSAGES;
+        receiving.expected = self.config.answer_messages;
         receiving.deadline_ms = now_ms + PULL_AGAIN_MS;
         let digest = (receiving.next == START).then(|| receiving.digest.clone());
         let (to, body) =
@@ -155,11 +152,12 @@ impl Replica {
         offset: StateOffset,
         now_ms: u64,
     ) -> Result<(), StoreError> {
+        let config = self.config;
         let Some(pin) = self.pin(key, digest, now_ms) else {
             self.send_to_peer(from, PeerBody::Gone { key });
             return Ok(());
         };
-        let parts = pin.parts(offset)?;
+        let parts = pin.parts(offset, &config)?;
         let none = parts.is_empty();
         for (offset, next, content) in parts {
             self.send_to_peer(from, PeerBody::Part { key, offset, next, content });
@@ -333,10 +331,10 @@ type Part = (StateOffset, Option<StateOffset>, StateContent);
 
 impl Pin {
     /// The next parts from `offset` on; none if the offset is not one that was given out.
-    fn parts(&mut self, mut offset: StateOffset) -> Result<Vec<Part>, StoreError> {
+    fn parts(&mut self, mut offset: StateOffset, config: &ReplicaConfig) -> Result<Vec<Part>, StoreError> {
         let mut parts = Vec::new();
-        while parts.len() < ANSWER_MESSAGES {
-            let Some((next, content)) = self.part(offset)? else { return Ok(Vec::new()) };
+        while parts.len() < config.answer_messages {
+            let Some((next, content)) = self.part(offset, config.message_bytes)? else { return Ok(Vec::new()) };
             parts.push((offset, next, content));
             match next {
                 Some(next) => offset = next,
@@ -349,11 +347,15 @@ impl Pin {
         Ok(parts)
     }
 
-    fn part(&mut self, offset: StateOffset) -> Result<Option<(Option<StateOffset>, StateContent)>, StoreError> {
+    fn part(
+        &mut self,
+        offset: StateOffset,
+        message_bytes: usize,
+    ) -> Result<Option<(Option<StateOffset>, StateContent)>, StoreError> {
         match offset.stage {
             0 => Ok(self.incarnations_part(offset.block)),
-            RECORDS => self.records_part(offset),
-            LIVE => Ok(self.live_part(offset.block)),
+            RECORDS => self.records_part(offset, message_bytes),
+            LIVE => Ok(self.live_part(offset.block, message_bytes / 2)),
             _ => Ok(None),
         }
     }
@@ -374,7 +376,11 @@ impl Pin {
         Some((Some(next), StateContent { incarnations, ..StateContent::default() }))
     }
 
-    fn records_part(&mut self, offset: StateOffset) -> Result<Option<(Option<StateOffset>, StateContent)>, StoreError> {
+    fn records_part(
+        &mut self,
+        offset: StateOffset,
+        message_bytes: usize,
+    ) -> Result<Option<(Option<StateOffset>, StateContent)>, StoreError> {
         let blocks = u32::try_from(self.snapshot.block_count()).expect("fewer than 2^32 blocks");
         let mut content = StateContent::default();
         let (mut block, mut item, mut bytes) = (offset.block, offset.item as usize, 0);
@@ -386,7 +392,7 @@ impl Pin {
                     self.live.insert(tag);
                 } else {
                     bytes += record.element_bytes().len() + 24;
-                    if bytes > MESSAGE_BYTES && !content.records.is_empty() {
+                    if bytes > message_bytes && !content.records.is_empty() {
                         let at = StateOffset { stage: RECORDS, block, item: u32::try_from(item).expect("in a block") };
                         return Ok(Some((Some(at), content)));
                     }
@@ -407,11 +413,11 @@ impl Pin {
         Ok(Some((Some(next), content)))
     }
 
-    fn live_part(&mut self, n: u32) -> Option<(Option<StateOffset>, StateContent)> {
+    fn live_part(&mut self, n: u32, piece_bytes: usize) -> Option<(Option<StateOffset>, StateContent)> {
         if self.scanned as usize != self.snapshot.block_count() {
             return None;
         }
-        let pieces = self.pieces.get_or_insert_with(|| self.live.pieces(PIECE_BYTES));
+        let pieces = self.pieces.get_or_insert_with(|| self.live.pieces(piece_bytes));
         let piece = pieces.get(n as usize).cloned();
         if piece.is_none() && n > 0 {
             return None;

@@ -1,7 +1,7 @@
 //! The network: messages under way.
 //!
-//! Every message is encoded to its line and decoded again, so what arrives is what a real node would have understood,
-//! and its size is the real one.
+//! Messages are encoded to their lines and decoded again (in long runs some of them, as that costs more than all the
+//! rest), so what arrives is what a real node would have understood, and its size is the real one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -44,14 +44,19 @@ pub struct Network {
     pub loss: u64,
     /// How many arrive twice.
     pub duplication: u64,
-    /// How long they take: at least, and at most.
+    /// How many take as long as [`Network::late_ms`] says: past a restart of their receiver, perhaps.
+    pub lateness: u64,
+    /// How late those are: at least, and at most.
+    pub late_ms: (u64, u64),
+    /// How long the others take: at least, and at most.
     pub latency_ms: (u64, u64),
     /// Nothing gets from the first to the second.
     pub cuts: BTreeSet<(NodeId, NodeId)>,
     /// Overrides the dice, if set.
     pub chooser: Option<Chooser>,
-    /// How many of which kind were sent.
-    pub sent: BTreeMap<&'static str, u64>,
+    /// One of so many messages goes through its form on the wire.
+    pub through_wire_every: u64,
+    sent: BTreeMap<&'static str, u64>,
     under_way: BTreeMap<(u64, u64), Arrival>,
     serial: u64,
     rng: fastrand::Rng,
@@ -75,6 +80,9 @@ impl Network {
         Self {
             loss: 0,
             duplication: 0,
+            lateness: 0,
+            late_ms: (1_000, 20_000),
+            through_wire_every: 1,
             latency_ms: (1, 5),
             cuts: BTreeSet::new(),
             chooser: None,
@@ -99,11 +107,16 @@ impl Network {
     pub fn send(&mut self, now_ms: u64, from: &NodeId, to: &NodeId, message: PeerMessage) {
         *self.sent.entry(kind(&message.body)).or_default() += 1;
         self.serial += 1;
-        let message = through_the_wire(self.serial, from, to, message);
+        let message = if self.serial.is_multiple_of(self.through_wire_every) {
+            through_the_wire(self.serial, from, to, message)
+        } else {
+            message
+        };
         let fate = match &mut self.chooser {
             Some(chooser) => chooser(from, to, &message),
             None if self.rng.u64(0..100) < self.loss => Fate::Drop,
             None if self.rng.u64(0..100) < self.duplication => Fate::Twice,
+            None if self.rng.u64(0..100) < self.lateness => Fate::Late(self.rng.u64(self.late_ms.0..=self.late_ms.1)),
             None => Fate::Deliver,
         };
         if self.cuts.contains(&(from.clone(), to.clone())) {
@@ -121,6 +134,13 @@ impl Network {
             let arrival = Arrival { from: from.clone(), to: to.clone(), message: message.clone() };
             self.under_way.insert((at, self.serial), arrival);
         }
+    }
+
+    /// Ends all faults: what is lost stays lost, and what is late stays late.
+    pub fn heal(&mut self) {
+        (self.loss, self.duplication, self.lateness, self.chooser) = (0, 0, 0, None);
+        self.latency_ms = (1, 5);
+        self.cuts.clear();
     }
 
     /// When the next message arrives.

@@ -6,7 +6,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
 use super::chaos::Chaos;
+use super::faults::{Fault, Faults};
 use super::story::Story;
+use super::tally::Tally;
 
 /// What a run is made from. The same options give the same run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -15,45 +17,30 @@ pub struct Options {
     pub seed: u64,
     /// How many nodes.
     pub nodes: usize,
-    /// How many steps: a pause, perhaps a fault, and a client's request.
+    /// How many steps: a pause, perhaps a fault, and clients' requests.
     pub steps: u64,
+    /// The kinds of faults that there may be.
+    pub faults: Faults,
 }
 
-/// What runs did, to be summed up.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Tally {
-    /// Adds that were acknowledged.
-    pub adds: u64,
-    /// Tags that acknowledged removes named.
-    pub removed: u64,
-    /// Adds and removals that were lost with the only stores that held them.
-    pub lost: u64,
-    /// Messages between nodes.
-    pub messages: u64,
-    /// Offers of state deltas.
-    pub state_deltas: u64,
-    /// The slowest agreement after the faults, in virtual milliseconds.
-    pub slowest_ms: u64,
-}
-
-impl Tally {
-    /// Takes in what another run did.
-    pub fn add(&mut self, other: &Tally) {
-        self.adds += other.adds;
-        self.removed += other.removed;
-        self.lost += other.lost;
-        self.messages += other.messages;
-        self.state_deltas += other.state_deltas;
-        self.slowest_ms = self.slowest_ms.max(other.slowest_ms);
+impl Options {
+    /// The arguments of `orset` that give this run.
+    pub fn command(&self) -> String {
+        let Self { seed, nodes, steps, faults } = self;
+        let without: Vec<&str> = faults.missing().map(Fault::name).collect();
+        let without = if without.is_empty() { String::new() } else { format!(" --without {}", without.join(",")) };
+        format!("orset sim --seed {seed} --nodes {nodes} --steps {steps}{without}")
     }
 }
 
 /// A run in which something was that must not be.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// The run; with as few steps as still fail.
-    pub options: Options,
-    /// What was wrong.
+    /// The run that was asked for.
+    pub first: Options,
+    /// A run that fails too, with as few steps and kinds of faults as could be found.
+    pub shortest: Options,
+    /// What was wrong in that.
     pub what: String,
     /// The last steps before, in words.
     pub last_steps: Vec<String>,
@@ -67,37 +54,49 @@ pub fn run(options: &Options) -> Result<Tally, Box<Failure>> {
     attempt(options, &Story::untold()).map_err(|_| Box::new(shrink(*options)))
 }
 
-/// Halves the number of steps as long as the run still fails, and tells what happens in the shortest one.
-fn shrink(mut options: Options) -> Failure {
-    let fails = |steps| attempt(&Options { steps, ..options }, &Story::untold()).is_err();
-    // What fails need not fail with more steps, so this finds a shorter run, not always the shortest.
+/// A hash of everything that happens in a run: each step, each message, each reply.
+///
+/// # Errors
+/// What was wrong.
+pub fn trace(options: &Options) -> Result<u64, String> {
+    let story = Story::hashed();
+    attempt(options, &story).map(|_| story.hash())
+}
+
+/// Leaves away steps and kinds of faults as long as the run still fails, and tells what happens in the shortest one.
+fn shrink(first: Options) -> Failure {
+    let fails = |options: &Options| attempt(options, &Story::untold()).is_err();
+    let mut shortest = with_fewer_steps(first, fails);
+    for fault in Fault::ALL {
+        let fewer = Options { faults: shortest.faults.without(fault), ..shortest };
+        if fewer != shortest && fails(&fewer) {
+            shortest = fewer;
+        }
+    }
+    shortest = with_fewer_steps(shortest, fails);
+    let story = Story::kept();
+    let what = attempt(&shortest, &story).err().unwrap_or_else(|| "it failed, and then it did not".to_owned());
+    Failure { first, shortest, what, last_steps: story.last_steps() }
+}
+
+/// Halves the number of steps as long as the run still fails. What fails need not fail with more steps, so this finds a
+/// shorter run, not always the shortest.
+fn with_fewer_steps(options: Options, fails: impl Fn(&Options) -> bool) -> Options {
     let (mut passes, mut shortest) = (0, options.steps);
     while passes + 1 < shortest {
-        let middle = passes.midpoint(shortest);
-        if fails(middle) { shortest = middle } else { passes = middle }
+        let steps = passes.midpoint(shortest);
+        if fails(&Options { steps, ..options }) { shortest = steps } else { passes = steps }
     }
-    options.steps = shortest;
-    let story = Story::kept();
-    let what = attempt(&options, &story).err().unwrap_or_else(|| "it failed, and then it did not".to_owned());
-    Failure { options, what, last_steps: story.last_steps() }
+    Options { steps: shortest, ..options }
 }
 
 /// Runs one seed, and says what was wrong.
 fn attempt(options: &Options, story: &Story) -> Result<Tally, String> {
     without_noise(|| {
-        let mut chaos = Chaos::new(story.clone(), options.nodes, options.seed);
-        chaos.run(options.steps);
-        chaos.heal();
-        let slowest_ms = chaos.cluster.converge();
-        let (oracle, network) = (&chaos.cluster.oracle, &chaos.cluster.network);
-        Tally {
-            adds: oracle.adds.len() as u64,
-            removed: oracle.removed.len() as u64,
-            lost: (oracle.lost_adds.len() + oracle.lost_removals.len()) as u64,
-            messages: network.total_sent(),
-            state_deltas: network.sent("offer"),
-            slowest_ms,
-        }
+        let mut chaos = Chaos::new(story.clone(), options.nodes, options.seed, options.faults);
+        (0..options.steps).for_each(|_| chaos.step());
+        chaos.heal_and_converge();
+        Tally { seeds: 1, ..chaos.cluster.tally }
     })
 }
 
@@ -131,4 +130,33 @@ fn without_noise<T>(body: impl FnOnce() -> T) -> Result<T, String> {
 fn text_of(panic: &(dyn Any + Send)) -> &str {
     let owned = panic.downcast_ref::<String>().map(String::as_str);
     owned.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without words")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OPTIONS: Options = Options { seed: 1, nodes: 3, steps: 1_000, faults: Faults::NONE };
+
+    #[test]
+    fn a_run_is_shortened_as_far_as_it_still_fails() {
+        assert_eq!(with_fewer_steps(OPTIONS, |options| options.steps >= 17).steps, 17);
+        assert_eq!(with_fewer_steps(OPTIONS, |options| options.steps == 1_000).steps, 1_000);
+    }
+
+    #[test]
+    fn what_was_wrong_is_said_with_its_place() {
+        let broken = || -> u8 { super::super::rules::Rule::Dots.broken("it was used twice") };
+        let what = without_noise(broken).unwrap_err();
+        assert!(what.starts_with("invariant 5, a dot is used once: it was used twice (src/sim/run.rs:"), "{what}");
+        assert_eq!(without_noise(|| 7), Ok(7));
+    }
+
+    #[test]
+    fn the_command_that_replays_a_run_names_what_it_does_without() {
+        let faults = Faults::all().without(Fault::Late).without(Fault::DiskFull);
+        let command = Options { faults, ..OPTIONS }.command();
+        assert_eq!(command, "orset sim --seed 1 --nodes 3 --steps 1000 --without late,disk-full");
+        assert_eq!(Options { faults: Faults::all(), ..OPTIONS }.command(), "orset sim --seed 1 --nodes 3 --steps 1000");
+    }
 }

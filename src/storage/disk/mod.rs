@@ -16,10 +16,10 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::planted::{self, Bug};
-
-pub use mem::MemDisk;
+pub use mem::{DiskFault, Kept, MemDisk};
 pub use real::RealDisk;
+
+use crate::planted::{self, Bug};
 
 /// A file system. Paths are absolute, or relative to wherever the implementation says.
 pub trait Disk: Send + Sync {

@@ -357,6 +357,8 @@ impl Store {
     /// If something cannot be written. Then it simply was no clean stop: nothing is lost.
     pub fn close(&mut self, index: Option<IndexPosition>) -> Result<(), StoreError> {
         self.commit()?;
+        // Whatever becomes of the rest: what is on the disk after a part of it is not known.
+        self.poisoned = true;
         let Active::Open(writer) = &mut self.active else { return Ok(()) };
         let current = IndexPosition { lsn: self.lsn, checksum: self.checksum };
         let index = index.filter(|position| *position == current);
@@ -371,7 +373,6 @@ impl Store {
             index: index.is_some(),
         });
         self.manifest.own = self.own;
-        self.poisoned = true;
         self.manifest.write(self.disk.as_ref(), &self.dir)
     }
 
