@@ -85,7 +85,7 @@ impl Store {
         let active = reserve::write_with_reserve(disk.as_ref(), &dir, || {
             secure_tail(disk.as_ref(), &dir, &mut replay, &mut entropy)
         })?;
-        tidy(disk.as_ref(), &dir, &replay);
+        tidy(disk.as_ref(), &dir, &replay, &active)?;
         reserve::set_aside(disk.as_ref(), &dir);
         let snapshot_lsn = replay.snapshot.as_ref().map_or(Lsn(0), |snapshot| snapshot.header().lsn);
         let built = build_index(disk.as_ref(), &dir, &mut replay, opened, source)?;
@@ -211,7 +211,7 @@ fn secure_tail(disk: &dyn Disk, dir: &Path, replay: &mut Replay, entropy: &mut E
 }
 
 /// Removes what processes that died have left: files written aside, and files that the manifest no longer names.
-fn tidy(disk: &dyn Disk, dir: &Path, replay: &Replay) {
+fn tidy(disk: &dyn Disk, dir: &Path, replay: &Replay, active: &Active) -> Result<(), StoreError> {
     let (log, snapshots) = (log_dir(dir), snapshot_dir(dir));
     let current = replay.snapshot.as_ref().map(|snapshot| snapshot::file_name(snapshot.header().lsn));
     let old_segments = replay.log.strangers.iter().filter(|name| segment::parse_file_name(name).is_some());
@@ -223,11 +223,18 @@ fn tidy(disk: &dyn Disk, dir: &Path, replay: &Replay) {
             leftovers.push(snapshots.join(name));
         }
     }
+    // A process may have died after it had renamed this manifest into place and before it had synced the directory. The
+    // one before it may then come back with a power cut, and name what is to be removed here.
+    let unwritten = matches!(active, Active::NotYet(_)) && !planted::is(Bug::UnsyncedTrusted);
+    if unwritten && !leftovers.is_empty() {
+        reserve::write_with_reserve(disk, dir, || replay.manifest.write(disk, dir))?;
+    }
     leftovers.push(crate::storage::disk::temporary(&Manifest::path(dir)));
     for path in leftovers {
         // What cannot be removed now takes up room, and is tried again at the next start.
         let _ = disk.remove(&path);
     }
+    Ok(())
 }
 
 struct Built {
