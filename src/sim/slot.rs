@@ -1,6 +1,4 @@
-//! One replica on one disk, with the background work that belongs to it. (What both must be like is in [`checks`].)
-//!
-//! [`checks`]: super::checks
+//! One replica on one disk, with the background work that belongs to it. What both must be like is looked at in `checks`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
