@@ -2,6 +2,8 @@
 
 mod check;
 mod dump;
+#[cfg(feature = "planted-bugs")]
+mod plant;
 mod progress;
 mod serve;
 mod sim;
