@@ -7,6 +7,7 @@ pub mod crdt;
 pub mod dump;
 pub mod maelstrom;
 pub mod node;
+pub mod planted;
 pub mod repair;
 pub mod replica;
 pub mod sim;

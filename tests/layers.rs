@@ -14,6 +14,8 @@ const MAY_USE: [(&str, &[&str]); 14] = [
     ("replica", &["crdt", "storage"]),
     ("maelstrom", &["crdt", "storage", "replica"]),
     ("node", &["crdt", "storage", "replica", "maelstrom"]),
+    // Bugs for the tests of the tests. Every layer may use it.
+    (FOR_ALL, &[]),
     // Processes, and nothing of ours.
     ("child", &[]),
     ("supervise", &["node", "child"]),
@@ -40,6 +42,9 @@ const MAY_USE: [(&str, &[&str]); 14] = [
     ),
     ("main", &["cli"]),
 ];
+
+/// What every layer may use, and which may use none.
+const FOR_ALL: &str = "planted";
 
 /// The layers that must give the same result for the same input.
 const DETERMINISTIC: [&str; 4] = ["crdt", "migrations", "storage", "replica"];
@@ -109,7 +114,7 @@ fn layers_named(code: &str) -> Vec<String> {
             }
         }
     }
-    named.retain(|name| MAY_USE.iter().any(|(layer, _)| layer == name));
+    named.retain(|name| MAY_USE.iter().any(|(layer, _)| layer == name) && name != FOR_ALL);
     named.sort();
     named.dedup();
     named

@@ -30,6 +30,21 @@ fn a_usage_error_is_2_and_writes_nothing_to_stdout() {
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "a usage error makes no files");
 }
 
+/// Bugs that are planted for the tests of the tests are in no build that did not ask for them.
+#[test]
+#[cfg(not(feature = "planted-bugs"))]
+fn an_ordinary_build_has_no_planted_bugs() {
+    let dir = temp_dir();
+    for name in ["all", "reply-before-sync"] {
+        let out = run(&["sim", "--plant", name], dir.path());
+        assert_eq!(out.status.code(), Some(2), "{out:?}");
+        assert!(out.stdout.is_empty(), "{out:?}");
+    }
+    let program = std::fs::read(binary()).unwrap();
+    let name = b"reply-before-sync";
+    assert!(!program.windows(name.len()).any(|bytes| bytes == name), "the program knows the name of a planted bug");
+}
+
 #[test]
 fn help_and_version_are_0_and_help_names_the_exit_codes() {
     let dir = temp_dir();

@@ -4,6 +4,8 @@ mod backup;
 mod check;
 mod dump;
 mod migrate;
+#[cfg(feature = "planted-bugs")]
+mod plant;
 mod progress;
 mod salvage;
 mod serve;

@@ -35,6 +35,10 @@ pub struct SimArgs {
     /// How many seeds at a time [default: as many as there are processors]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    /// Plant this bug, to see that it is caught; all: one after another, until each is caught, on 2 to 5 nodes
+    #[cfg(feature = "planted-bugs")]
+    #[arg(long, value_name = "NAME")]
+    plant: Option<String>,
 }
 
 /// Runs the seeds, and says how they went. Gives the exit code.
@@ -43,6 +47,12 @@ pub fn run(args: &SimArgs) -> anyhow::Result<u8> {
     let started = Instant::now();
     let faults = args.without.iter().fold(Faults::all(), |faults, fault| faults.without(*fault));
     let options = Options { seed: args.seed, nodes: usize::from(args.nodes), steps: args.steps, faults };
+    #[cfg(feature = "planted-bugs")]
+    match args.plant.as_deref() {
+        Some(super::plant::ALL) => return super::plant::all(&options),
+        Some(name) => super::plant::plant(name)?,
+        None => {}
+    }
     let threads = args.threads.map(usize::from);
     let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let watched = std::io::stderr().is_terminal();

@@ -5,6 +5,7 @@ use thiserror::Error;
 use super::element::Element;
 use super::id::{Dot, NodeId, Seq, Tag};
 use super::version_vector::VersionVector;
+use crate::planted::{self, Bug};
 
 /// Most tags that one [`OpBody::Remove`] names; a larger removal is several operations.
 pub const MAX_REMOVE_TAGS: usize = 1024;
@@ -104,8 +105,10 @@ impl Op {
             return Verdict::Known;
         }
         let context_held = match &self.body {
+            OpBody::Start { .. } if planted::is(Bug::StartBeforeParent) => true,
             OpBody::Start { parent, .. } => parent.is_none_or(|parent| vv.covers(parent)),
             OpBody::Add(_) => true,
+            OpBody::Remove { .. } if planted::is(Bug::RemoveBeforeAdd) => true,
             OpBody::Remove { tags, .. } => tags.iter().all(|tag| vv.covers(*tag)),
         };
         if context_held && self.dot.seq == vv.get(self.dot.replica).next() { Verdict::Next } else { Verdict::Early }

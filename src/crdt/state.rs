@@ -30,6 +30,7 @@ use super::join::{JoinCommit, JoinId, JoinPart, Staged};
 use super::memtable::{Base, BaseError, Change, Memtable, Records};
 use super::op::{Op, OpBody, OpError, Verdict};
 use super::version_vector::VersionVector;
+use crate::planted::{self, Bug};
 
 /// One entry of a log. Each has an LSN of its own.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -85,8 +86,24 @@ impl State {
     /// If it cannot be the next. Nothing has changed then.
     pub fn apply(&mut self, base: &dyn Base, entry: &Entry) -> Result<(), ApplyError> {
         match entry {
-            Entry::Op(op) => self.apply_op(op),
+            Entry::Op(op) => {
+                if planted::is(Bug::RemoveOfUnseenAdds)
+                    && let OpBody::Remove { element, .. } = &op.body
+                {
+                    for tag in self.tags(base, element)? {
+                        self.change(RecordKey::new(element, tag), Change::Delete);
+                    }
+                }
+                self.apply_op(op)
+            }
             Entry::JoinPart(part) => {
+                if planted::is(Bug::JoinPartByPart) {
+                    for (element, tag) in &part.records {
+                        if self.vv.raise(tag.replica, tag.seq) {
+                            self.put(element, *tag);
+                        }
+                    }
+                }
                 // A part of another state delta: the earlier one was given up.
                 if self.staged.as_ref().is_none_or(|staged| staged.join != part.join) {
                     self.staged = Some(Staged::new(part.join));
@@ -160,7 +177,7 @@ impl State {
         for key in dropped {
             self.change(key, Change::Delete);
         }
-        let held = self.vv.clone();
+        let held = if planted::is(Bug::JoinAgainstFirstPart) { VersionVector::new() } else { self.vv.clone() };
         for (element, tag) in staged.news(&held) {
             self.put(element, *tag);
         }
@@ -180,7 +197,9 @@ impl State {
 
     fn hold_join(&mut self, commit: &JoinCommit) {
         self.vv.join(&commit.vv);
-        self.floor.join(&commit.vv);
+        if !planted::is(Bug::JoinKeepsFloor) {
+            self.floor.join(&commit.vv);
+        }
         self.incarnations.join(&commit.incarnations);
     }
 

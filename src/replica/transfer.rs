@@ -11,6 +11,7 @@ use super::{Replica, ReplicaConfig};
 use crate::crdt::{
     DotSet, Entry, Incarnations, JoinCommit, JoinId, JoinPart, LiveBits, NodeId, ReplicaId, Seq, VersionVector,
 };
+use crate::planted::{self, Bug};
 use crate::storage::{Snapshot, StoreError};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
@@ -94,7 +95,10 @@ impl Replica {
             checksum: snapshot.checksum(),
             digest_hash: hash(theirs),
         };
-        let vv = snapshot.header().context.vv.clone();
+        let mut vv = snapshot.header().context.vv.clone();
+        if planted::is(Bug::ContextOverclaim) {
+            vv = self.store.vv().clone();
+        }
         self.send_to_peer(to, PeerBody::Offer { key, vv });
     }
 
@@ -115,7 +119,7 @@ impl Replica {
             key,
             vv,
             digest,
-            join: JoinId(self.gossip.draw()),
+            join: JoinId(if planted::is(Bug::SnapshotsMixed) { 1 } else { self.gossip.draw() }),
             incarnations: Incarnations::new(),
             next: START,
             expected: 0,

@@ -288,21 +288,26 @@ impl Chaos {
     }
 
     fn roll_back(&mut self, slot: usize) {
-        self.bring_down(slot);
-        match self.images.iter().position(|(of, _)| *of == slot) {
-            Some(place) if self.cluster.rng.u64(0..4) > 0 => {
-                let (_, image) = self.images[place].clone();
+        match self.an_image(slot) {
+            Some(image) if self.cluster.rng.u64(0..4) > 0 => {
+                self.bring_down(slot);
                 self.cluster.set_back(slot, Some(&image));
                 self.cluster.tally.rollbacks += 1;
-                if self.cluster.rng.bool() {
-                    self.images.swap_remove(place);
-                }
             }
             _ => self.keep_image(slot),
         }
     }
 
+    /// One of the images of this slot.
+    fn an_image(&mut self, slot: usize) -> Option<Image> {
+        let images: Vec<&Image> = self.images.iter().filter(|(of, _)| *of == slot).map(|(_, image)| image).collect();
+        self.cluster.rng.choice(images).cloned()
+    }
+
     fn keep_image(&mut self, slot: usize) {
+        if self.cluster.rng.bool() {
+            self.bring_down(slot);
+        }
         if self.images.len() == MAX_IMAGES {
             self.images.swap_remove(0);
         }
@@ -313,13 +318,12 @@ impl Chaos {
         if self.cluster.slots.len() > self.nodes {
             return;
         }
-        if let Some((_, image)) = self.images.iter().find(|(of, _)| *of == slot) {
-            let image = image.clone();
-            self.cluster.copy(slot, &image);
-            self.cluster.tally.copies += 1;
-        } else {
-            self.bring_down(slot);
-            self.keep_image(slot);
+        match self.an_image(slot) {
+            Some(image) => {
+                self.cluster.copy(slot, &image);
+                self.cluster.tally.copies += 1;
+            }
+            None => self.keep_image(slot),
         }
     }
 

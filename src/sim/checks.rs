@@ -6,6 +6,7 @@ use super::book::Book;
 use super::model::Model;
 use super::rules::Rule;
 use super::slot::{DIR, Running, Slot};
+use crate::crdt::Verdict;
 use crate::storage::disk::{self, Disk, Kept};
 use crate::storage::log::SegmentBytes;
 use crate::storage::log::segment::{file_name, parse_file_name};
@@ -29,6 +30,9 @@ impl Slot {
         if joined || commits.is_multiple_of(16) {
             self.check_truth();
         }
+        if joined || commits.is_multiple_of(32) {
+            self.check_log();
+        }
         if commits.is_multiple_of(32) {
             self.check_index(book);
         }
@@ -46,6 +50,27 @@ impl Slot {
         });
         if let Some(difference) = model.difference(records) {
             Rule::Truth.broken(&format!("{}: {difference}", self.id));
+        }
+    }
+
+    /// Invariant 3, of what the log may be used for: whoever holds what the floor says, or what the snapshot does, gets
+    /// from it exactly what it lacks, each operation when it is next.
+    ///
+    /// # Panics
+    /// If not.
+    pub fn check_log(&self) {
+        let store = self.store();
+        let snapshot = store.snapshot().map(|snapshot| &snapshot.header().context.vv);
+        for from in [Some(&store.state().floor), snapshot].into_iter().flatten().filter(|vv| store.can_serve(vv)) {
+            let Ok(delta) = store.delta(from, usize::MAX) else { continue };
+            let mut held = from.clone();
+            for op in &delta.ops {
+                let next = op.judge(&held) == Verdict::Next;
+                Rule::Context
+                    .must(next, || format!("{}: the log has a gap above its floor before {}", self.id, op.dot));
+                held.advance(op.dot);
+            }
+            Rule::Context.must(held == *store.vv(), || format!("{}: the log has a gap above its floor", self.id));
         }
     }
 

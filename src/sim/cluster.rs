@@ -184,12 +184,8 @@ impl Cluster {
         }
     }
 
-    /// A copy of a store that is down.
-    ///
-    /// # Panics
-    /// If it is up: a copy of a store that is being written is none.
+    /// A copy of a store at one instant, also of one that is up: its incarnation goes on after that.
     pub fn image(&self, slot: usize) -> Image {
-        assert!(!self.slots[slot].is_up(), "a copy of a store that is being written is no copy");
         let disk = self.slots[slot].disk.after_cut(Kept::Everything);
         // It is on another disk.
         disk.heal();
@@ -210,6 +206,10 @@ impl Cluster {
         let mut new = Slot { limits: old.limits, config: old.config, ..Slot::new(old.id.clone(), old.indexed) };
         if let Some(image) = image {
             (new.disk, new.past) = (image.disk.after_kill(), image.past.clone());
+        }
+        // Its index need not lie where the store does, and then it is still the one of before.
+        if self.rng.bool() {
+            new.shelf = self.slots[slot].shelf.clone();
         }
         self.slots[slot] = new;
         self.account_for_losses();

@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::crdt::Records;
+use crate::storage::index::is_of_this_boot;
 use crate::storage::{Index, IndexError, IndexPosition, IndexSource, MemorySource};
 
 /// Where a store's index lies. Clones are the same place.
@@ -15,8 +16,10 @@ pub struct Shelf(Arc<Mutex<State>>);
 #[derive(Default)]
 struct State {
     index: Option<Arc<dyn Index>>,
-    /// Written in another boot than this.
-    of_another_boot: bool,
+    /// How often the power had gone when it was opened last …
+    written: u64,
+    /// … and by now.
+    boot: u64,
     closed: bool,
 }
 
@@ -25,24 +28,37 @@ impl Shelf {
         self.0.lock().expect("nobody panics while holding the lock")
     }
 
-    /// The power has gone.
-    pub fn cut_power(&self) {
-        self.state().of_another_boot = true;
+    /// The power has gone. An index that was open has lost some of its records and does not show it, as sled may have;
+    /// `choice` draws which.
+    ///
+    /// # Panics
+    /// Never: an index in memory can be read.
+    pub fn cut_power(&self, choice: u64) {
+        let mut state = self.state();
+        state.boot += 1;
+        let mut rng = fastrand::Rng::with_seed(choice);
+        if let Some(index) = state.index.clone().filter(|_| !state.closed) {
+            let left = index.records(&[]).filter(|_| rng.bool());
+            let left = MemorySource.rebuild(Box::new(left), index.position());
+            state.index = Some(left.expect("it is in memory"));
+        }
     }
 }
 
 impl IndexSource for Shelf {
     fn open(&mut self, clean: bool) -> Result<Arc<dyn Index>, String> {
         let mut state = self.state();
-        let trusted = !state.of_another_boot || (clean && state.closed);
+        let (written, now) = (state.written.to_string(), state.boot.to_string());
+        let trusted = clean && state.closed || is_of_this_boot(Some(&written), Some(&now));
         let index = state.index.clone().filter(|_| trusted).ok_or("there is none that can be trusted")?;
-        (state.of_another_boot, state.closed) = (false, false);
+        (state.written, state.closed) = (state.boot, false);
         Ok(index)
     }
 
     fn rebuild(&mut self, records: Records<'_>, position: IndexPosition) -> Result<Arc<dyn Index>, IndexError> {
         let index = MemorySource.rebuild(records, position)?;
-        *self.state() = State { index: Some(Arc::clone(&index)), ..State::default() };
+        let mut state = self.state();
+        *state = State { index: Some(Arc::clone(&index)), written: state.boot, boot: state.boot, closed: false };
         Ok(index)
     }
 

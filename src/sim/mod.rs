@@ -56,6 +56,8 @@ mod many;
 pub mod model;
 pub mod network;
 pub mod oracle;
+#[cfg(feature = "planted-bugs")]
+pub mod plant;
 pub mod rules;
 mod run;
 pub mod slot;

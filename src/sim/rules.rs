@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | 1 | after every 16th commit, every start and every joined state delta, and at the end | [`Slot::check_truth`] |
 //! | 2 | whenever something leaves; every 64th time by cutting the power of a copy of the disk | [`Slot::check_durable`], [`Slot::check_by_power_cut`] |
-//! | 3 | every message to a peer | [`check_message`] |
+//! | 3 | every message to a peer; the log, after every 32nd commit and every joined state delta | [`check_message`], [`Slot::check_log`] |
 //! | 4 | every change of a vector | [`Model::absorb`] |
 //! | 5 | every operation and every start | [`Book::make`], [`Book::begin`] |
 //! | 6 | every 32nd commit, and every start | [`Slot::check_index`] |
@@ -17,6 +17,7 @@
 //! [`Slot::check_by_power_cut`]: super::slot::Slot::check_by_power_cut
 //! [`Slot::check_index`]: super::slot::Slot::check_index
 //! [`Slot::check_poisoned`]: super::slot::Slot::check_poisoned
+//! [`Slot::check_log`]: super::slot::Slot::check_log
 //! [`check_message`]: super::claims::check_message
 //! [`Model::absorb`]: super::model::Model::absorb
 //! [`Book::make`]: super::book::Book::make
@@ -70,6 +71,20 @@ impl fmt::Display for Rule {
 }
 
 impl Rule {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Truth,
+        Self::Durable,
+        Self::Context,
+        Self::Order,
+        Self::Dots,
+        Self::Index,
+        Self::Damage,
+        Self::Recovery,
+        Self::Replies,
+        Self::Liveness,
+    ];
+
     /// Ends the run if `holds` is false.
     ///
     /// # Panics

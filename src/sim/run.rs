@@ -9,6 +9,8 @@ use super::chaos::Chaos;
 use super::faults::{Fault, Faults};
 use super::story::Story;
 use super::tally::Tally;
+#[cfg(feature = "planted-bugs")]
+use crate::planted;
 
 /// What a run is made from. The same options give the same run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,7 +31,12 @@ impl Options {
         let Self { seed, nodes, steps, faults } = self;
         let without: Vec<&str> = faults.missing().map(Fault::name).collect();
         let without = if without.is_empty() { String::new() } else { format!(" --without {}", without.join(",")) };
-        format!("orset sim --seed {seed} --nodes {nodes} --steps {steps}{without}")
+        let command = format!("orset sim --seed {seed} --nodes {nodes} --steps {steps}{without}");
+        #[cfg(feature = "planted-bugs")]
+        if let Some(bug) = planted::chosen_bug() {
+            return format!("{command} --plant {}", bug.about().name);
+        }
+        command
     }
 }
 
@@ -91,7 +98,7 @@ fn with_fewer_steps(options: Options, fails: impl Fn(&Options) -> bool) -> Optio
 }
 
 /// Runs one seed, and says what was wrong.
-fn attempt(options: &Options, story: &Story) -> Result<Tally, String> {
+pub(super) fn attempt(options: &Options, story: &Story) -> Result<Tally, String> {
     without_noise(|| {
         let mut chaos = Chaos::new(story.clone(), options.nodes, options.seed, options.faults);
         (0..options.steps).for_each(|_| chaos.step());

@@ -14,7 +14,8 @@ use crate::storage::compaction::CompactionPlan;
 use crate::storage::disk::{Kept, MemDisk};
 use crate::storage::store::FeedBatch;
 use crate::storage::{
-    IndexOutcome, IndexPosition, IndexSource, Lsn, NoIndex, Snapshot, Store, StoreError, StoreLimits, StoreOptions,
+    Index, IndexOutcome, IndexPosition, IndexSource, Lsn, NoIndex, Snapshot, Store, StoreError, StoreLimits,
+    StoreOptions,
 };
 
 /// Where a slot's store lies on its disk.
@@ -231,12 +232,15 @@ impl Slot {
 
     /// Ends the process, and leaves on the disk what such an end leaves.
     pub fn crash(&mut self, crash: Crash) {
-        self.running = None;
+        let choice = self.disk.changes();
+        if let Some(running) = self.running.take() {
+            running.stop_feeding(choice);
+        }
         self.doomed = None;
         self.disk = match crash {
             Crash::Kill => self.disk.after_kill(),
             Crash::PowerCut(kept) => {
-                self.shelf.cut_power();
+                self.shelf.cut_power(choice);
                 self.disk.after_cut(kept)
             }
         };
@@ -428,14 +432,30 @@ fn start(book: &mut Book, model: &mut Model, store: &Store, incarnations: &mut V
     incarnations.push(own);
 }
 
+impl Running {
+    /// The process dies while its index is being fed: it has got the first of the batches, how many is drawn by `choice`.
+    fn stop_feeding(self, choice: u64) {
+        if let (Some((_, batches)), Some(index)) = (self.feed, self.replica.store().index()) {
+            let count = usize::try_from(choice % (batches.len() as u64 + 1)).expect("a small number");
+            apply_all(index.as_ref(), &batches[..count]);
+        }
+    }
+}
+
+/// Applies what the index does not have yet.
+fn apply_all(index: &dyn Index, batches: &[FeedBatch]) {
+    let at = index.position().lsn;
+    for batch in batches.iter().filter(|batch| batch.position.lsn > at) {
+        index.apply(&batch.changes, batch.position).expect("an index in memory takes everything");
+    }
+}
+
 /// Brings what has been taken for the index into it.
 fn feed(running: &mut Running, now_ms: u64) {
     if let Some((_, batches)) = running.feed.take_if(|(at, _)| *at <= now_ms) {
         let store = running.replica.store_mut();
         let Some(index) = store.index().cloned() else { return };
-        for batch in batches.iter().filter(|batch| batch.position.lsn > index.position().lsn) {
-            index.apply(&batch.changes, batch.position).expect("an index in memory takes everything");
-        }
+        apply_all(index.as_ref(), &batches);
         store.index_noted(index.position().lsn);
         store.maintain();
     }

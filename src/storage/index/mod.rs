@@ -46,7 +46,7 @@ pub use count::{CountDelta, count_changes};
 pub use inspect::{IndexCopy, NotedState, noted_state};
 pub use memory_index::MemoryIndex;
 pub use sled_files::{OPEN_TIMEOUT, OPENER_THREAD};
-pub use sled_home::{IndexHome, Unusable, current_boot_id};
+pub use sled_home::{IndexHome, Unusable, current_boot_id, is_of_this_boot};
 pub use sled_index::SledIndex;
 pub use source::{IndexSource, MemorySource, NoIndex, SledSource};
 

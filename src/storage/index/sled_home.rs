@@ -41,6 +41,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::crdt::Records;
+use crate::planted::{self, Bug};
 
 use super::sled_files::{
     OPEN_TIMEOUT, Opened, Opener, bytes_on_disk, io_error, is_let_go, make_dir, make_private, open_guarded, open_sled,
@@ -88,6 +89,12 @@ pub fn current_boot_id() -> Option<String> {
     let id = given.or_else(|| fs::read_to_string("/proc/sys/kernel/random/boot_id").ok())?;
     let id = id.trim();
     (!id.is_empty()).then(|| id.to_string())
+}
+
+/// Whether what was written under one boot was not cut off from power since: `now` is the same. If one of them is not
+/// known, nobody can tell.
+pub fn is_of_this_boot(written: Option<&str>, now: Option<&str>) -> bool {
+    written.is_some() && written == now || planted::is(Bug::IndexOfAnotherBoot)
 }
 
 /// See the module's text. Its owner holds the store's lock.
@@ -149,7 +156,7 @@ impl IndexHome {
         if state.closed && clean_stop {
             return Ok(());
         }
-        if self.boot_id.is_none() || state.boot_id != self.boot_id {
+        if !is_of_this_boot(state.boot_id.as_deref(), self.boot_id.as_deref()) {
             return Err(Unusable::OtherBoot);
         }
         if state.inode != inode_of(dir)? {

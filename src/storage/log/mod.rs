@@ -28,6 +28,7 @@ pub use segment::{RawFrame, SegmentBytes, SegmentEnd, SegmentHeader};
 use super::codec::{self, Batch, Frame};
 use super::disk::{self, Disk, DiskFile};
 use super::error::StoreError;
+use crate::planted::{self, Bug};
 
 /// A segment that has been read or written, as far as it counts.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -115,10 +116,21 @@ impl LogWriter {
         self.buffer.clear();
         let offset = self.segment.length;
         let checksum = segment::encode_frame(&mut self.buffer, self.segment.header.nonce, offset, payload);
+        if planted::is(Bug::ReplyBeforeSync) {
+            self.sync()?;
+        }
         self.file.write_all_at(&self.buffer, offset).map_err(StoreError::io("write", &self.segment.path))?;
-        self.file.sync().map_err(StoreError::io("sync", &self.segment.path))?;
+        if !planted::is(Bug::ReplyBeforeSync) {
+            self.sync()?;
+        }
         self.segment.length += self.buffer.len() as u64;
         Ok(checksum)
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        let synced = self.file.sync();
+        let synced = if planted::is(Bug::FailedSyncRetried) { synced.or_else(|_| self.file.sync()) } else { synced };
+        synced.map_err(StoreError::io("sync", &self.segment.path))
     }
 
     /// The segment as far as it is durable.

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::{Active, Store};
+use crate::planted::{self, Bug};
 use crate::storage::Lsn;
 use crate::storage::compaction::CompactionPlan;
 use crate::storage::error::StoreError;
@@ -115,7 +116,15 @@ impl Store {
             (None, Active::Open(writer)) => writer.segment().header.vv.clone(),
             (None, Active::NotYet(vv)) => vv.clone(),
         };
-        self.state.floor.join(&oldest);
+        if !planted::is(Bug::TruncationKeepsFloor) {
+            self.state.floor.join(&oldest);
+        }
+        if planted::is(Bug::ManifestAfterDeletion) {
+            dropped
+                .iter()
+                .try_for_each(|segment| self.disk.remove(&segment.path))
+                .map_err(StoreError::io("remove", &self.dir))?;
+        }
         self.write_manifest()?;
         // What is deleted late, or not at all because the process dies here, is removed at the next start.
         for segment in &dropped {
@@ -133,6 +142,9 @@ impl Store {
     /// How many of the oldest closed segments the snapshot at `lsn` makes superfluous, beyond what retention keeps.
     fn droppable_segments(&self, lsn: Lsn) -> usize {
         let uncovered = self.first_uncovered(lsn);
+        if planted::is(Bug::SegmentDroppedEarly) {
+            return (uncovered + 1).min(self.closed.len());
+        }
         let active = if let Active::Open(writer) = &self.active { writer.segment().length } else { 0 };
         let mut kept = active + self.closed[uncovered..].iter().map(|segment| segment.length).sum::<u64>();
         let mut first = uncovered;

@@ -2,6 +2,7 @@
 
 use super::{Active, Store};
 use crate::crdt::{Entry, Op, Seq, VersionVector};
+use crate::planted::{self, Bug};
 use crate::storage::error::StoreError;
 use crate::storage::log::Segment;
 
@@ -17,7 +18,7 @@ pub struct Delta {
 impl Store {
     /// Whether the log still has every operation that somebody who holds `vv` lacks.
     pub fn can_serve(&self, vv: &VersionVector) -> bool {
-        self.state.floor.is_within(vv)
+        self.state.floor.is_within(vv) || planted::is(Bug::DeltaFromBelowTheFloor)
     }
 
     /// The operations that somebody who holds `vv` lacks, in an order in which they apply there, up to about

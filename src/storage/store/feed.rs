@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::{MAX_FED_CHANGES, Store};
 use crate::crdt::{Base, Change, Memtable, RecordKey};
+use crate::planted::{self, Bug};
 use crate::storage::Lsn;
 use crate::storage::index::{Index, IndexPosition};
 use crate::storage::snapshot::Snapshot;
@@ -80,7 +81,13 @@ impl Store {
         if self.index.rebuild_from.is_some() || self.index.index.is_none() {
             return Vec::new();
         }
-        self.index.queue.drain(..).collect()
+        let mut batches: Vec<FeedBatch> = self.index.queue.drain(..).collect();
+        if planted::is(Bug::IndexPositionAhead)
+            && let [first, .., last] = batches.as_mut_slice()
+        {
+            first.position = last.position;
+        }
+        batches
     }
 
     /// The snapshot that a new index is to be built from, if one is due. Whoever builds it reports back with

@@ -13,6 +13,7 @@ use super::recent::Recent;
 use super::reserve;
 use super::{Active, Entropy, Store, StoreOptions};
 use crate::crdt::{Base, NodeId, ReplicaId};
+use crate::planted::{self, Bug};
 use crate::storage::disk::Disk;
 use crate::storage::error::StoreError;
 use crate::storage::index::IndexSource;
@@ -72,13 +73,19 @@ impl Store {
         Replay::check(disk.as_ref(), &dir, &manifest)?;
         let opened = source.open(manifest.clean.is_some_and(|clean| clean.index));
         let (mut replay, opened) = replay(disk.as_ref(), &dir, manifest, opened)?;
-        let incarnation = ReplicaId::from_random(entropy());
+        let mut incarnation = ReplicaId::from_random(entropy());
+        if planted::is(Bug::OldReplicaId) {
+            incarnation = replay.own.unwrap_or(incarnation);
+        } else if planted::is(Bug::ReplicaIdOfTheStore) {
+            let name = node.as_str().bytes().fold(0, |name, byte| name << 8 | u128::from(byte));
+            incarnation = ReplicaId::from_random(name << 40 | u128::from(replay.manifest.next_segment));
+        }
         let torn_tail_bytes = replay.log.torn_tail_bytes;
         let clean = replay.log.clean || replay.log.segments.is_empty();
         let active = reserve::write_with_reserve(disk.as_ref(), &dir, || {
             secure_tail(disk.as_ref(), &dir, &mut replay, &mut entropy)
         })?;
-        tidy(disk.as_ref(), &dir, &replay);
+        tidy(disk.as_ref(), &dir, &replay, &active)?;
         reserve::set_aside(disk.as_ref(), &dir);
         let snapshot_lsn = replay.snapshot.as_ref().map_or(Lsn(0), |snapshot| snapshot.header().lsn);
         let built = build_index(disk.as_ref(), &dir, &mut replay, opened, source)?;
@@ -162,7 +169,8 @@ fn replay(disk: &dyn Disk, dir: &Path, manifest: Manifest, opened: Opened) -> Re
 /// Sees to it that everything that was read is durable, and lists what belongs to the log.
 fn secure_tail(disk: &dyn Disk, dir: &Path, replay: &mut Replay, entropy: &mut Entropy) -> Result<Active, StoreError> {
     let listed_all = replay.log.segments.last().map(|s| s.header.counter) == replay.manifest.segments.last().copied();
-    if replay.log.segments.is_empty() || replay.log.clean && listed_all {
+    let trusted = replay.log.clean && listed_all || planted::is(Bug::UnsyncedTrusted);
+    if replay.log.segments.is_empty() || trusted {
         return Ok(Active::NotYet(replay.state.vv.clone()));
     }
     let mut manifest = replay.manifest.clone();
@@ -200,7 +208,7 @@ fn secure_tail(disk: &dyn Disk, dir: &Path, replay: &mut Replay, entropy: &mut E
 }
 
 /// Removes what processes that died have left: files written aside, and files that the manifest no longer names.
-fn tidy(disk: &dyn Disk, dir: &Path, replay: &Replay) {
+fn tidy(disk: &dyn Disk, dir: &Path, replay: &Replay, active: &Active) -> Result<(), StoreError> {
     let (log, snapshots) = (log_dir(dir), snapshot_dir(dir));
     let current = replay.snapshot.as_ref().map(|snapshot| snapshot::file_name(snapshot.header().lsn));
     let old_segments = replay.log.strangers.iter().filter(|name| segment::parse_file_name(name).is_some());
@@ -212,11 +220,18 @@ fn tidy(disk: &dyn Disk, dir: &Path, replay: &Replay) {
             leftovers.push(snapshots.join(name));
         }
     }
+    // A process may have died after it had renamed this manifest into place and before it had synced the directory. The
+    // one before it may then come back with a power cut, and name what is to be removed here.
+    let unwritten = matches!(active, Active::NotYet(_)) && !planted::is(Bug::UnsyncedTrusted);
+    if unwritten && !leftovers.is_empty() {
+        reserve::write_with_reserve(disk, dir, || replay.manifest.write(disk, dir))?;
+    }
     leftovers.push(crate::storage::disk::temporary(&Manifest::path(dir)));
     for path in leftovers {
         // What cannot be removed now takes up room, and is tried again at the next start.
         let _ = disk.remove(&path);
     }
+    Ok(())
 }
 
 struct Built {
