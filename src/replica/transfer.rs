@@ -14,6 +14,7 @@ use crate::crdt::{
 use crate::planted::{self, Bug};
 use crate::storage::{Snapshot, StoreError};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A pull that is not answered is repeated after this …
@@ -44,11 +45,16 @@ pub(super) struct Receiving {
     join: JoinId,
     incarnations: Incarnations,
     next: StateOffset,
+    /// Parts that came before one that goes before them: no more than one pull brings.
+    early: BTreeMap<StateOffset, ArrivedPart>,
     /// Parts of the last pull still to come.
     expected: usize,
     deadline_ms: u64,
     tries: u32,
 }
+
+/// What a part says: where the next one starts, and what is in it.
+type ArrivedPart = (Option<StateOffset>, StateContent);
 
 /// State deltas on their way out.
 #[derive(Default)]
@@ -122,6 +128,7 @@ impl Replica {
             join: JoinId(if planted::is(Bug::SnapshotsMixed) { 1 } else { self.gossip.draw() }),
             incarnations: Incarnations::new(),
             next: START,
+            early: BTreeMap::new(),
             expected: 0,
             deadline_ms: 0,
             tries: 0,
@@ -203,14 +210,40 @@ impl Replica {
         let Some(receiving) = self.receiving.as_mut().filter(|r| r.key == key && r.from == *from) else {
             return Ok(());
         };
-        if receiving.next != offset {
+        if offset < receiving.next {
             return Ok(());
         }
-        if let Some(why) = receiving.objection(&content, next) {
+        if let Some(why) = receiving.objection(&content, offset, next) {
             tracing::warn!("dropped a state delta from {from}: {why}");
             self.give_up();
             return Ok(());
         }
+        if offset > receiving.next {
+            // The network has put it before another. It is kept, and shows that the sender lives.
+            receiving.tries = 0;
+            if receiving.early.len() < self.config.answer_messages {
+                receiving.early.insert(offset, (next, content));
+            }
+            return Ok(());
+        }
+        let mut arrived = Some((offset, next, content));
+        while let Some((offset, next, content)) = arrived {
+            self.take_part(offset, next, content, now_ms)?;
+            let early = self.receiving.as_mut().and_then(|r| Some((r.next, r.early.remove(&r.next)?)));
+            arrived = early.map(|(offset, (next, content))| (offset, next, content));
+        }
+        Ok(())
+    }
+
+    /// Stages the part that is next.
+    fn take_part(
+        &mut self,
+        offset: StateOffset,
+        next: Option<StateOffset>,
+        content: StateContent,
+        now_ms: u64,
+    ) -> Result<(), StoreError> {
+        let Some(receiving) = &mut self.receiving else { return Ok(()) };
         receiving.incarnations.join(&content.incarnations.into_iter().collect());
         let part = JoinPart { join: receiving.join, records: content.records, live: content.live };
         let first = offset == START;
@@ -301,9 +334,14 @@ impl Replica {
 impl Receiving {
     /// Why a part cannot be one of this state delta. Checked before anything is kept: a bitmap far out of range would
     /// else cost any amount of memory.
-    fn objection(&self, content: &StateContent, next: Option<StateOffset>) -> Option<&'static str> {
+    fn objection(
+        &self,
+        content: &StateContent,
+        offset: StateOffset,
+        next: Option<StateOffset>,
+    ) -> Option<&'static str> {
         let (vv, digest) = (&self.vv, &self.digest);
-        if next.is_some_and(|next| next <= self.next) {
+        if next.is_some_and(|next| next <= offset) {
             return Some("it does not go on");
         }
         if !content.records.iter().all(|(_, tag)| vv.covers(*tag) && !digest.covers(*tag)) {

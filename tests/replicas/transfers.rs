@@ -71,6 +71,31 @@ fn parts_that_are_lost_doubled_and_late_do_no_harm() {
     }
 }
 
+/// Found by the simulation: parts that came before one that goes before them were dropped, and had to be pulled again one
+/// by one, a second each.
+#[test]
+fn parts_that_overtake_each_other_are_not_pulled_again() {
+    let sent = |late: bool| {
+        let mut cluster = far_behind(60);
+        let parts_in_a_pull = u64::try_from(cluster.slots[0].config.answer_messages).unwrap();
+        cluster.heal_network();
+        let mut parts = 0;
+        cluster.network.chooser = Some(Box::new(move |_, _, message| match message.body {
+            PeerBody::Part { .. } if late => {
+                parts += 1;
+                // The last part of a pull comes first.
+                Fate::Late(10 * (parts_in_a_pull - (parts - 1) % parts_in_a_pull))
+            }
+            _ => Fate::Deliver,
+        }));
+        check(&mut cluster);
+        (cluster.network.sent("pull"), cluster.network.sent("part"))
+    };
+    let in_order = sent(false);
+    assert!(in_order.1 > 3, "there is something to overtake: {in_order:?} pulls and parts");
+    assert_eq!(sent(true), in_order);
+}
+
 /// Runs until node 2 has some of a state delta, but not all.
 fn until_half_way(cluster: &mut Cluster) {
     cluster.heal_network();
