@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 /// Each layer and the ones that it may know. A layer that is not listed is an error: decide where it belongs.
-const MAY_USE: [(&str, &[&str]); 14] = [
+const MAY_USE: [(&str, &[&str]); 15] = [
     ("crdt", &[]),
     // A part of storage, mounted there by its path.
     ("migrations", &["crdt", "storage"]),
