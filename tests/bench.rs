@@ -145,8 +145,10 @@ fn the_share_of_removes_counts_only_where_there_are_removes() {
 #[test]
 fn a_node_that_never_answers_topology_is_not_waited_for_for_ever() {
     let node = faulty_node();
-    let run =
-        bench(&format!("-w broadcast --node-count 1 --time-limit 1 --bin {} -- ignores-topology x", node.display()));
+    let run = bench(&format!(
+        "-w broadcast --node-count 1 --time-limit 1 --bin {} -- ignores-topology {{data}}/{{node}}",
+        node.display()
+    ));
     assert_eq!(run.output.status.code(), Some(3), "{}", run.said());
     assert!(run.said().contains("did not answer topology"), "{}", run.said());
 }

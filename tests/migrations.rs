@@ -57,7 +57,8 @@ fn disk_with(files: &BTreeMap<PathBuf, Vec<u8>>) -> MemDisk {
         let dir = path.parent().unwrap();
         disk.create_dir(dir).unwrap();
         let file = disk.create(path).unwrap();
-        file.write_all_at(bytes, 0).and_then(|()| file.sync()).and_then(|()| disk.sync_dir(dir)).unwrap();
+        file.write_all_at(bytes, 0).and_then(|()| file.sync()).unwrap();
+        dir.ancestors().try_for_each(|above| disk.sync_dir(above)).unwrap();
     }
     disk.after_kill()
 }

@@ -216,7 +216,8 @@ fn one_line_says_what_was_recovered() {
     node.add("2");
     node.process.kill();
     let mut node = Node::start(dir.path(), "n1", &[]);
-    node.read();
+    // Its stderr may take longer to get here than its replies.
+    node.process.stderr.wait_for("recovered");
     let stderr = node.process.stderr.text();
     let line = stderr.lines().find(|line| line.contains("recovered")).unwrap_or_else(|| panic!("{stderr}"));
     for part in ["2 elements", "3 tags", "index"] {

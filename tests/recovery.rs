@@ -9,6 +9,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use orset::storage::disk::RealDisk;
+use orset::storage::manifest::Manifest;
+use orset::storage::snapshot::file_name;
 use support::node::Node;
 use support::{binary, temp_dir};
 
@@ -249,8 +252,10 @@ fn a_damaged_snapshot_is_refused_untouched() {
     let dir = temp_dir();
     let mut node = Node::start(dir.path(), "n1", &["--log-retention-bytes", "2000", "--segment-bytes", "500"]);
     let snapshots = dir.path().join("n1/snapshots");
+    // The one that the manifest names: another may just be on its way.
     let snapshot = || {
-        fs::read_dir(&snapshots).unwrap().map(|e| e.unwrap().path()).find(|p| p.extension() == Some("snap".as_ref()))
+        let manifest = Manifest::read(&RealDisk, &dir.path().join("n1")).unwrap().unwrap();
+        manifest.snapshot.map(|lsn| snapshots.join(file_name(lsn)))
     };
     let mut n = 0;
     support::wait_until("there is a snapshot", || {

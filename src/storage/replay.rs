@@ -10,7 +10,7 @@ use super::codec::{Batch, Frame};
 use super::disk::Disk;
 use super::error::StoreError;
 use super::index::{Index, IndexPosition};
-use super::log::{FrameVisit, LogEnd, read_log};
+use super::log::{FrameVisit, LogEnd, Segment, read_log};
 use super::manifest::Manifest;
 use super::snapshot::{self, Snapshot};
 use crate::crdt::{ApplyError, Base, EmptyBase, Entry, JoinId, ReplicaId, State};
@@ -123,7 +123,9 @@ impl Replay {
         }
         fold.state.discard_staged();
         // What a segment says of the log before it is never more than the log gives: else the floor would be above it.
-        if let Some(segment) = log.segments.iter().find(|segment| !segment.header.vv.is_within(&fold.state.vv)) {
+        // (A fold that was to end earlier has not come to what the later segments say.)
+        let overclaims = |segment: &&Segment| until.is_none() && !segment.header.vv.is_within(&fold.state.vv);
+        if let Some(segment) = log.segments.iter().find(overclaims) {
             return Err(StoreError::damaged(
                 &segment.path,
                 0,

@@ -25,7 +25,9 @@ const ROOM_BYTES: u64 = 200 << 10;
 
 pub fn open(disk: &MemDisk, source: &mut dyn IndexSource) -> Result<(Store, Recovery), StoreError> {
     disk.set_capacity(Some(disk.used_bytes() + ROOM_BYTES));
-    let mut rng = fastrand::Rng::with_seed(disk.used_bytes());
+    // Another start on another content draws other numbers.
+    let content = disk.files().values().fold(0, |sum, bytes| crc32c::crc32c_append(sum, bytes));
+    let mut rng = fastrand::Rng::with_seed(u64::from(content));
     let options = StoreOptions {
         disk: Arc::new(disk.clone()),
         dir: Path::new(DIR).to_path_buf(),
