@@ -4,10 +4,10 @@
 //! instead of `log/`, and the manifest has one more byte. What the frozen store of format 1 holds must be the same before
 //! and after.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 
 use orset::crdt::{NodeId, Tag, VersionVector};
 use orset::storage::disk::{self, Disk, MemDisk};
@@ -218,12 +218,16 @@ fn a_later_format_is_refused_before_any_step_and_no_store_is_made_where_there_wa
     }
 }
 
-#[derive(Clone, Default)]
-struct Said(Arc<Mutex<Vec<u8>>>);
+thread_local! {
+    /// What was said by this thread's test. (A subscriber for one thread alone misses what another thread's test was the first to say.)
+    static SAID: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+struct Said;
 
 impl Write for Said {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
+        SAID.with_borrow_mut(|said| said.write(bytes))
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
@@ -234,15 +238,11 @@ impl Write for Said {
 #[test]
 fn there_is_a_word_for_every_step_of_a_store_and_none_for_a_new_one() {
     let (dir, node) = (Path::new(DIR), NodeId::new("n1").unwrap());
-    let said = Said::default();
-    let sink = said.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || sink.clone()).finish();
-    tracing::subscriber::with_default(subscriber, || {
-        TODAY.bring_up(&MemDisk::default(), dir, Some(&node)).unwrap();
-        assert!(said.0.lock().unwrap().is_empty());
-        with_a_second_format(|registry| registry.bring_up(&disk_with(&fixture()), dir, None)).unwrap();
-    });
-    let said = String::from_utf8(said.0.lock().unwrap().clone()).unwrap();
+    tracing_subscriber::fmt().with_ansi(false).with_writer(|| Said).init();
+    TODAY.bring_up(&MemDisk::default(), dir, Some(&node)).unwrap();
+    assert!(SAID.with_borrow(Vec::is_empty));
+    with_a_second_format(|registry| registry.bring_up(&disk_with(&fixture()), dir, None)).unwrap();
+    let said = String::from_utf8(SAID.take()).unwrap();
     assert!(said.contains("/n1: from format 1 to 2: the segments move to oplog/"), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
 }

@@ -48,7 +48,7 @@ fn whatever_befalls_them_replicas_come_to_agree_on_what_clients_were_told() {
             tally.copies,
             tally.lost,
         ];
-        assert!(reached.into_iter().all(|figure| figure > 50), "the runs are not what they are meant to be: {tally:?}");
+        assert!(reached.into_iter().all(|figure| figure > 40), "the runs are not what they are meant to be: {tally:?}");
         assert!(tally.state_deltas > tally.seeds, "{tally:?}");
     }
 }
