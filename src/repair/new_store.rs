@@ -3,7 +3,8 @@
 //! It is made beside the place where it is to be, under a random name that no node id can be (it begins with a dot), and
 //! renamed when every file and directory is durable. Whoever dies before leaves such a directory, and nothing else.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -35,7 +36,8 @@ impl NewStore {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
             _ => PathBuf::from("."),
         };
-        let made = tempfile::Builder::new().prefix(".new-store-").tempdir_in(&parent);
+        let private = Permissions::from_mode(0o700);
+        let made = tempfile::Builder::new().prefix(".new-store-").permissions(private).tempdir_in(&parent);
         // The error names the random name, which says nothing to anybody.
         let made = made.map_err(|error| std::io::Error::from(error.kind()));
         let aside = made.map_err(StoreError::io("make a new store here", &parent))?;
@@ -106,5 +108,15 @@ mod tests {
         assert!(matches!(NewStore::begin(&path), Err(RepairError::Exists(_))));
         assert!(path.join("log").is_dir());
         assert_eq!(entries(), 1);
+    }
+
+    #[test]
+    fn nobody_else_may_look_into_a_new_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("n1");
+        NewStore::begin(&path).unwrap().finish().unwrap();
+        for made in [path.clone(), log_dir(&path), snapshot_dir(&path)] {
+            assert_eq!(fs::metadata(&made).unwrap().permissions().mode() & 0o777, 0o700, "{}", made.display());
+        }
     }
 }
