@@ -480,3 +480,21 @@ fn a_backup_of_a_running_node_is_restored_in_its_place() {
     assert_eq!(replicas.len(), 2, "one replica id before, one after");
     drain(&mut cluster, "n3", &elements, &tags);
 }
+
+/// A directory stands for a bad sector: it can be opened, and reading it fails.
+#[test]
+fn a_manifest_that_cannot_be_read_hides_nothing_else_of_the_store() {
+    let dir = temp_dir();
+    let store = store_with_a_past(dir.path(), true);
+    std::fs::remove_file(store.join("manifest")).unwrap();
+    std::fs::create_dir(store.join("manifest")).unwrap();
+    let verified = orset(&[Path::new("verify"), &store]);
+    assert_eq!(verified.status.code(), Some(1));
+    let findings = text(&verified.stdout);
+    assert!(findings.contains(r#""file":"manifest""#) && findings.contains("cannot read it"), "{findings}");
+    let new = dir.path().join("new");
+    let salvaged = done(&[Path::new("salvage"), &store, &new]);
+    assert!(salvaged.contains(r#""unapplied":0"#), "{salvaged}");
+    let held = done(&[Path::new("dump"), &new, Path::new("--element"), Path::new("\"last\"")]);
+    assert!(held.contains("last"), "{held}");
+}
