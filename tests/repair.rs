@@ -262,15 +262,14 @@ fn an_index_that_is_not_the_fold_is_found_and_built_anew() {
     }
 }
 
-#[test]
-fn an_index_that_is_ahead_of_the_log_tells_that_its_end_is_missing_and_nothing_is_repaired() {
-    let dir = temp_dir();
-    let store = store_with_a_past(dir.path(), true);
-    let mut young = Node::start(&dir.path().join("young"), "n1", &[]);
+/// A store whose log is another's, younger than what its index has been fed.
+fn store_with_an_index_ahead_of_its_log(dir: &Path) -> PathBuf {
+    let store = store_with_a_past(dir, true);
+    let mut young = Node::start(&dir.join("young"), "n1", &[]);
     young.add("\"young\"");
     young.process.kill();
     for part in ["log", "snapshots", "manifest"] {
-        let (from, to) = (dir.path().join("young/n1").join(part), store.join(part));
+        let (from, to) = (dir.join("young/n1").join(part), store.join(part));
         if from.is_dir() {
             std::fs::remove_dir_all(&to).unwrap();
             copy_dir(&from, &to);
@@ -278,6 +277,25 @@ fn an_index_that_is_ahead_of_the_log_tells_that_its_end_is_missing_and_nothing_i
             std::fs::copy(&from, &to).unwrap();
         }
     }
+    store
+}
+
+#[test]
+fn an_index_that_is_ahead_of_the_log_tells_so_also_under_another_boot() {
+    let dir = temp_dir();
+    store_with_an_index_ahead_of_its_log(dir.path());
+    let mut serve = Command::new(binary());
+    serve.args(["serve", "--node-id", "n1", "--data-dir"]).arg(dir.path()).env("ORSET_BOOT_ID", "another");
+    let output = serve.stdin(Stdio::null()).output().expect("the binary can be started");
+    let said = text(&output.stderr);
+    assert!(output.status.success() && said.contains("another boot"), "{said}");
+    assert!(said.contains("durable operations are missing from the end of the log"), "{said}");
+}
+
+#[test]
+fn an_index_that_is_ahead_of_the_log_tells_that_its_end_is_missing_and_nothing_is_repaired() {
+    let dir = temp_dir();
+    let store = store_with_an_index_ahead_of_its_log(dir.path());
     let before = image(&store.join("index"));
     for more in [&[][..], &["--repair"]] {
         let (found, code) = verdict(&store, more);
