@@ -262,15 +262,14 @@ fn an_index_that_is_not_the_fold_is_found_and_built_anew() {
     }
 }
 
-#[test]
-fn an_index_that_is_ahead_of_the_log_tells_that_its_end_is_missing_and_nothing_is_repaired() {
-    let dir = temp_dir();
-    let store = store_with_a_past(dir.path(), true);
-    let mut young = Node::start(&dir.path().join("young"), "n1", &[]);
+/// A store whose log is another's, younger than what its index has been fed.
+fn store_with_an_index_ahead_of_its_log(dir: &Path) -> PathBuf {
+    let store = store_with_a_past(dir, true);
+    let mut young = Node::start(&dir.join("young"), "n1", &[]);
     young.add("\"young\"");
     young.process.kill();
     for part in ["log", "snapshots", "manifest"] {
-        let (from, to) = (dir.path().join("young/n1").join(part), store.join(part));
+        let (from, to) = (dir.join("young/n1").join(part), store.join(part));
         if from.is_dir() {
             std::fs::remove_dir_all(&to).unwrap();
             copy_dir(&from, &to);
@@ -278,6 +277,25 @@ fn an_index_that_is_ahead_of_the_log_tells_that_its_end_is_missing_and_nothing_i
             std::fs::copy(&from, &to).unwrap();
         }
     }
+    store
+}
+
+#[test]
+fn an_index_that_is_ahead_of_the_log_tells_so_also_under_another_boot() {
+    let dir = temp_dir();
+    store_with_an_index_ahead_of_its_log(dir.path());
+    let mut serve = Command::new(binary());
+    serve.args(["serve", "--node-id", "n1", "--data-dir"]).arg(dir.path()).env("ORSET_BOOT_ID", "another");
+    let output = serve.stdin(Stdio::null()).output().expect("the binary can be started");
+    let said = text(&output.stderr);
+    assert!(output.status.success() && said.contains("another boot"), "{said}");
+    assert!(said.contains("durable operations are missing from the end of the log"), "{said}");
+}
+
+#[test]
+fn an_index_that_is_ahead_of_the_log_tells_that_its_end_is_missing_and_nothing_is_repaired() {
+    let dir = temp_dir();
+    let store = store_with_an_index_ahead_of_its_log(dir.path());
     let before = image(&store.join("index"));
     for more in [&[][..], &["--repair"]] {
         let (found, code) = verdict(&store, more);
@@ -479,4 +497,22 @@ fn a_backup_of_a_running_node_is_restored_in_its_place() {
     let replicas: BTreeSet<_> = tags.iter().map(|tag| Dot::from_uuid(*tag).expect("a tag").replica).collect();
     assert_eq!(replicas.len(), 2, "one replica id before, one after");
     drain(&mut cluster, "n3", &elements, &tags);
+}
+
+/// A directory stands for a bad sector: it can be opened, and reading it fails.
+#[test]
+fn a_manifest_that_cannot_be_read_hides_nothing_else_of_the_store() {
+    let dir = temp_dir();
+    let store = store_with_a_past(dir.path(), true);
+    std::fs::remove_file(store.join("manifest")).unwrap();
+    std::fs::create_dir(store.join("manifest")).unwrap();
+    let verified = orset(&[Path::new("verify"), &store]);
+    assert_eq!(verified.status.code(), Some(1));
+    let findings = text(&verified.stdout);
+    assert!(findings.contains(r#""file":"manifest""#) && findings.contains("cannot read it"), "{findings}");
+    let new = dir.path().join("new");
+    let salvaged = done(&[Path::new("salvage"), &store, &new]);
+    assert!(salvaged.contains(r#""unapplied":0"#), "{salvaged}");
+    let held = done(&[Path::new("dump"), &new, Path::new("--element"), Path::new("\"last\"")]);
+    assert!(held.contains("last"), "{held}");
 }

@@ -15,7 +15,7 @@ and what was done since comes back from the peers. The index is not copied; the 
 Exit codes:
   0  fine
   1  failed: the store is damaged, or cannot be read, or the copy cannot be written; nothing is left of the copy then
-  2  wrong usage; also: STORE is no store, or NEW exists
+  2  wrong usage; also: STORE is no store, or NEW exists or would lie inside STORE
   4  the store was written by a newer orset";
 
 /// Options of the backup.

@@ -36,7 +36,7 @@ what is missing before it had been removed. What no peer has can be added again 
 Exit codes:
   0  fine; what could not be read is listed
   1  failed: something cannot be read or written; nothing is left of NEW then
-  2  wrong usage; also: BROKEN is no store or nothing is wrong with it, or NEW exists
+  2  wrong usage; also: BROKEN is no store or nothing is wrong with it, or NEW exists or would lie inside BROKEN
   3  the store is in use by another process
   4  the store, or a file of it, was written by a newer orset";
 
@@ -67,7 +67,7 @@ pub fn run(args: &SalvageArgs) -> anyhow::Result<()> {
         Err(newer @ StoreError::Newer { .. }) => return Err(newer.into()),
         Err(_) => {}
     }
-    let made = NewStore::begin(&args.new)?;
+    let made = NewStore::begin(&args.new, &broken)?;
     let mut unapplied = UnappliedFile::create(made.dir())?;
     let plan = Plan {
         from: &pinned,

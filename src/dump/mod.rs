@@ -71,9 +71,10 @@ pub fn find_stores(path: &Path) -> Result<Vec<PathBuf>, FindError> {
     };
     let mut stores = Vec::new();
     for entry in entries {
-        let below = entry.map_err(StoreError::io("list", path))?.path();
-        if is_store(&below) {
-            stores.push(below);
+        let entry = entry.map_err(StoreError::io("list", path))?;
+        // No node id begins with a dot: that is what a killed `backup` or `salvage` has left half made.
+        if !entry.file_name().as_encoded_bytes().starts_with(b".") && is_store(&entry.path()) {
+            stores.push(entry.path());
         }
     }
     stores.sort();
@@ -84,4 +85,20 @@ pub fn find_stores(path: &Path) -> Result<Vec<PathBuf>, FindError> {
 fn is_store(dir: &Path) -> bool {
     let has_log = || std::fs::read_dir(log_dir(dir)).is_ok_and(|mut entries| entries.next().is_some());
     Manifest::path(dir).is_file() || has_log()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_backup_has_left_half_made_is_no_store_of_the_data_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["n1", ".new-store-4Xq0Zb"] {
+            let log = log_dir(&dir.path().join(name));
+            std::fs::create_dir_all(&log).unwrap();
+            std::fs::write(log.join("0000000001.log"), b"").unwrap();
+        }
+        assert_eq!(find_stores(dir.path()).unwrap(), [dir.path().join("n1")]);
+    }
 }

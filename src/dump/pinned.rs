@@ -42,9 +42,12 @@ impl PinnedDisk {
             // The manifest is replaced before any file that it named is deleted, and before a new segment counts.
             if manifest_of(&path)? == before || tries == MAX_TRIES {
                 let mut pinned = pinned?;
-                if let Some(bytes) = before {
-                    pinned.files.insert(path, Arc::new(Held(bytes)));
-                }
+                let held: Arc<dyn DiskFile> = match before {
+                    Found::Bytes(bytes) => Arc::new(Held(bytes)),
+                    Found::Unreadable(code) => Arc::new(Unreadable(code)),
+                    Found::Nothing => return Ok(pinned),
+                };
+                pinned.files.insert(path, held);
                 return Ok(pinned);
             }
             tries += 1;
@@ -75,12 +78,22 @@ impl PinnedDisk {
     }
 }
 
-/// The manifest's bytes; `None` if it is missing.
-fn manifest_of(path: &Path) -> io::Result<Option<Vec<u8>>> {
+/// What there is of a manifest.
+#[derive(PartialEq)]
+enum Found {
+    Bytes(Vec<u8>),
+    Nothing,
+    /// The system's number of the error.
+    Unreadable(i32),
+}
+
+/// A manifest on a bad sector hides nothing else of the store. Not to be allowed to read it is another matter.
+fn manifest_of(path: &Path) -> io::Result<Found> {
     match disk::read(&RealDisk, path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+        Ok(bytes) => Ok(Found::Bytes(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+        Err(error) => error.raw_os_error().map(Found::Unreadable).ok_or(error),
     }
 }
 
@@ -179,6 +192,37 @@ impl DiskFile for Held {
         let end = start.checked_add(buf.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
         buf.copy_from_slice(self.0.get(start..end).ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
+    }
+
+    fn write_all_at(&self, _data: &[u8], _offset: u64) -> io::Result<()> {
+        read_only()
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        read_only()
+    }
+
+    fn allocate(&self, _bytes: u64) -> io::Result<()> {
+        read_only()
+    }
+}
+
+/// A file that is there and cannot be read.
+struct Unreadable(i32);
+
+impl Unreadable {
+    fn error<T>(&self) -> io::Result<T> {
+        Err(io::Error::from_raw_os_error(self.0))
+    }
+}
+
+impl DiskFile for Unreadable {
+    fn len(&self) -> io::Result<u64> {
+        self.error()
+    }
+
+    fn read_exact_at(&self, _buf: &mut [u8], _offset: u64) -> io::Result<()> {
+        self.error()
     }
 
     fn write_all_at(&self, _data: &[u8], _offset: u64) -> io::Result<()> {

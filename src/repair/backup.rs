@@ -40,14 +40,14 @@ pub struct Copied {
     pub bytes: u64,
 }
 
-/// Copies the store in `store` to `new`, which must not exist.
+/// Copies the store in `store` to `new`, which must not exist and not lie in it.
 ///
 /// # Errors
 /// If the store is damaged, of a later version or cannot be read, or the copy cannot be written.
 pub fn backup(store: &Path, new: &Path) -> Result<Copied, RepairError> {
     let pinned = PinnedDisk::of_store(store).map_err(StoreError::io("open the files of", store))?;
     let replay = read_as_a_start(&pinned, store, None)?;
-    let made = NewStore::begin(new)?;
+    let made = NewStore::begin(new, store)?;
     let mut bytes = 0;
     if let Some(snapshot) = &replay.snapshot {
         let name = snapshot::file_name(snapshot.header().lsn);

@@ -46,6 +46,9 @@ pub enum RepairError {
     /// There is something where the new store is to be.
     #[error("{path}: this is there already; name a directory that does not exist", path = .0.display())]
     Exists(PathBuf),
+    /// The new store would be a part of the one that it is made of.
+    #[error("{path}: this is inside the store that is only to be read; name a directory elsewhere", path = .0.display())]
+    Inside(PathBuf),
     /// There is nothing to be salvaged.
     #[error("{path}: nothing is wrong with this store; start it, or copy it with `orset backup`", path = .0.display())]
     Sound(PathBuf),

@@ -3,7 +3,8 @@
 //! It is made beside the place where it is to be, under a random name that no node id can be (it begins with a dot), and
 //! renamed when every file and directory is durable. Whoever dies before leaves such a directory, and nothing else.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -23,11 +24,11 @@ pub struct NewStore {
 }
 
 impl NewStore {
-    /// Makes the directory for what is to be the store `path`.
+    /// Makes the directory for what is to be the store `path`, made of `source`.
     ///
     /// # Errors
-    /// [`RepairError::Exists`], or what the file system says.
-    pub fn begin(path: &Path) -> Result<Self, RepairError> {
+    /// [`RepairError::Exists`], [`RepairError::Inside`], or what the file system says.
+    pub fn begin(path: &Path, source: &Path) -> Result<Self, RepairError> {
         if fs::symlink_metadata(path).is_ok() {
             return Err(RepairError::Exists(path.to_path_buf()));
         }
@@ -35,7 +36,14 @@ impl NewStore {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
             _ => PathBuf::from("."),
         };
-        let made = tempfile::Builder::new().prefix(".new-store-").tempdir_in(&parent);
+        // What is only read must not get a directory either, nor a backup go with its original.
+        if let (Ok(real), Ok(source)) = (parent.canonicalize(), source.canonicalize())
+            && real.starts_with(source)
+        {
+            return Err(RepairError::Inside(path.to_path_buf()));
+        }
+        let private = Permissions::from_mode(0o700);
+        let made = tempfile::Builder::new().prefix(".new-store-").permissions(private).tempdir_in(&parent);
         // The error names the random name, which says nothing to anybody.
         let made = made.map_err(|error| std::io::Error::from(error.kind()));
         let aside = made.map_err(StoreError::io("make a new store here", &parent))?;
@@ -93,18 +101,41 @@ mod tests {
     #[test]
     fn a_new_store_takes_no_ones_place_and_leaves_nothing_when_given_up() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("n1");
+        let (path, source) = (dir.path().join("n1"), dir.path().join("n0"));
         let entries = || fs::read_dir(dir.path()).unwrap().count();
-        drop(NewStore::begin(&path).unwrap());
+        drop(NewStore::begin(&path, &source).unwrap());
         assert_eq!(entries(), 0);
-        let (first, second) = (NewStore::begin(&path).unwrap(), NewStore::begin(&path).unwrap());
+        let (first, second) = (NewStore::begin(&path, &source).unwrap(), NewStore::begin(&path, &source).unwrap());
         first.finish().unwrap();
         assert!(
             matches!(second.finish(), Err(RepairError::Exists(_))),
             "an empty directory would be replaced by rename"
         );
-        assert!(matches!(NewStore::begin(&path), Err(RepairError::Exists(_))));
+        assert!(matches!(NewStore::begin(&path, &source), Err(RepairError::Exists(_))));
         assert!(path.join("log").is_dir());
         assert_eq!(entries(), 1);
+    }
+
+    #[test]
+    fn nobody_else_may_look_into_a_new_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, source) = (dir.path().join("n1"), dir.path().join("n0"));
+        NewStore::begin(&path, &source).unwrap().finish().unwrap();
+        for made in [path.clone(), log_dir(&path), snapshot_dir(&path)] {
+            assert_eq!(fs::metadata(&made).unwrap().permissions().mode() & 0o777, 0o700, "{}", made.display());
+        }
+    }
+
+    #[test]
+    fn a_new_store_is_not_made_inside_the_one_that_is_only_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("n1");
+        fs::create_dir_all(source.join("log")).unwrap();
+        std::os::unix::fs::symlink(&source, dir.path().join("link")).unwrap();
+        for path in [source.join("new"), source.join("log/new"), dir.path().join("link/new"), source.join("../n1/new")]
+        {
+            assert!(matches!(NewStore::begin(&path, &source), Err(RepairError::Inside(_))), "{}", path.display());
+        }
+        drop(NewStore::begin(&source.join("../n1-new"), &source).unwrap());
     }
 }

@@ -237,6 +237,11 @@ impl IndexHome {
         self.state_of_live(position)?.write(&self.state_path())
     }
 
+    /// What was noted last, whether or not the index may be opened; nothing if that cannot be read.
+    pub fn noted(&self) -> Option<IndexPosition> {
+        IndexState::read(&self.state_path()).ok().flatten().map(|state| state.position())
+    }
+
     /// Closes the present index so that it may be trusted after a power cut too, and says where it stands. The log's
     /// word on the clean stop comes after this.
     ///

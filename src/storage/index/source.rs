@@ -29,6 +29,11 @@ pub trait IndexSource: Send {
     /// If the index cannot be written any more.
     fn note(&mut self, position: IndexPosition) -> Result<(), IndexError>;
 
+    /// How far the index that is there had come by the last note, also if it must not be opened. To be asked before that.
+    fn noted(&self) -> Option<IndexPosition> {
+        None
+    }
+
     /// Says why the index must not be written to just now, if so.
     ///
     /// # Errors
@@ -175,6 +180,10 @@ impl IndexSource for SledSource {
             self.home.write_state(position)?;
         }
         Ok(())
+    }
+
+    fn noted(&self) -> Option<IndexPosition> {
+        self.home.noted()
     }
 
     fn check_room(&self) -> Result<(), IndexError> {

@@ -71,8 +71,9 @@ impl Store {
         let (manifest, fresh) = read_or_make_manifest(disk.as_ref(), &dir, &node)?;
         // Whoever opens the index may change it, so everything else is looked at before.
         Replay::check(disk.as_ref(), &dir, &manifest)?;
+        let noted = source.noted();
         let opened = source.open(manifest.clean.is_some_and(|clean| clean.index));
-        let (mut replay, opened) = replay(disk.as_ref(), &dir, manifest, opened)?;
+        let (mut replay, opened) = replay(disk.as_ref(), &dir, manifest, opened, noted)?;
         let mut incarnation = ReplicaId::from_random(entropy());
         if planted::is(Bug::OldReplicaId) {
             incarnation = replay.own.unwrap_or(incarnation);
@@ -143,19 +144,21 @@ fn read_or_make_manifest(disk: &dyn Disk, dir: &Path, node: &NodeId) -> Result<(
 
 type Opened = Result<Arc<dyn Index>, String>;
 
-/// Reads the store on top of the index if that fits, else on top of the snapshot.
-fn replay(disk: &dyn Disk, dir: &Path, manifest: Manifest, opened: Opened) -> Result<(Replay, Opened), StoreError> {
+/// Reads the store on top of the index if that fits, else on top of the snapshot. `noted`: how far the index had come,
+/// if that is known without opening it.
+fn replay(
+    disk: &dyn Disk,
+    dir: &Path,
+    manifest: Manifest,
+    opened: Opened,
+    noted: Option<IndexPosition>,
+) -> Result<(Replay, Opened), StoreError> {
+    let noted = noted.map(|position| position.lsn).filter(|_| opened.is_err());
     let why = match opened {
         Ok(index) => match Replay::read(disk, dir, manifest.clone(), Some(&index), None) {
             Ok(replay) if replay.index_fits => return Ok((replay, Ok(index))),
             Ok(replay) if index.position().lsn > replay.lsn => {
-                let (index, log) = (index.position().lsn, replay.lsn);
-                // Only what is durable is fed, so this log was longer once. Where it ends at a frame's end, nothing
-                // else can tell.
-                tracing::warn!(
-                    "the index has been fed up to LSN {index}, but the log ends at {log}: \
-                     durable operations are missing from the end of the log"
-                );
+                warn_of_lost_end(index.position().lsn, replay.lsn);
                 "it is ahead of the log".to_owned()
             }
             // If the damage is in the log, the second reading says so.
@@ -163,7 +166,19 @@ fn replay(disk: &dyn Disk, dir: &Path, manifest: Manifest, opened: Opened) -> Re
         },
         Err(why) => why,
     };
-    Ok((Replay::read(disk, dir, manifest, None, None)?, Err(why)))
+    let replay = Replay::read(disk, dir, manifest, None, None)?;
+    if let Some(noted) = noted.filter(|noted| *noted > replay.lsn) {
+        warn_of_lost_end(noted, replay.lsn);
+    }
+    Ok((replay, Err(why)))
+}
+
+/// Only what is durable is fed, so this log was longer once. Where it ends at a frame's end, nothing else can tell.
+fn warn_of_lost_end(index: Lsn, log: Lsn) {
+    tracing::warn!(
+        "the index has been fed up to LSN {index}, but the log ends at {log}: \
+         durable operations are missing from the end of the log"
+    );
 }
 
 /// Sees to it that everything that was read is durable, and lists what belongs to the log.
