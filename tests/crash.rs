@@ -255,7 +255,9 @@ fn nothing_goes_that_a_manifest_may_name_which_comes_back_with_a_power_cut() {
         store.append_local(OpBody::Add(Element::from_canonical(format!("\"element {n}\"").as_bytes())));
         store.commit()
     };
-    (0..100).for_each(|n| drop(add(&mut store, n).unwrap()));
+    for n in 0..100 {
+        add(&mut store, n).unwrap();
+    }
     let acknowledged = live(&store);
     store.close(None).unwrap();
     drop(store);
