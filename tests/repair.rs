@@ -19,8 +19,7 @@ use support::cluster::Cluster;
 use support::node::Node;
 use support::router::Faults;
 use support::session::Session;
-use support::{binary, copy_dir, image, segments, temp_dir, text, wait_until};
-use uuid::Uuid;
+use support::{binary, copy_dir, image, segments, sorted, temp_dir, text, wait_until};
 
 macro_rules! golden {
     ($($name:ident)*) => {$(
@@ -353,26 +352,12 @@ fn names(what: &str, count: u32) -> Vec<String> {
     (0..count).map(|n| format!("\"{what} {n:03}\"")).collect()
 }
 
-fn sorted(mut elements: Vec<String>) -> Vec<String> {
-    elements.sort();
-    elements
-}
-
 /// Puts another directory in the place of a slot's store; what was there is moved to `old`.
 fn exchange(cluster: &Cluster, slot: &str, store: &Path, old: &str) -> PathBuf {
     let (place, old) = (cluster.store(slot), cluster.data_dir(slot).join(old));
     std::fs::rename(&place, &old).unwrap();
     std::fs::rename(store, &place).unwrap();
     old
-}
-
-/// Removes every element at a node: each must go with exactly one of these tags.
-fn drain(cluster: &mut Cluster, node: &str, elements: &[String], tags: &BTreeSet<Uuid>) {
-    let removed: Vec<Uuid> = elements.iter().flat_map(|element| cluster.remove(node, element)).collect();
-    assert_eq!(removed.len(), elements.len(), "one tag an element");
-    assert_eq!(&removed.into_iter().collect::<BTreeSet<Uuid>>(), tags);
-    cluster.barrier();
-    assert_eq!(cluster.agreed(), Vec::<String>::new());
 }
 
 /// How a store is broken, so that no start takes it any more.
@@ -446,7 +431,7 @@ fn a_salvaged_node_goes_on_and_its_peers_bring_back_what_it_lost() {
         cluster.barrier();
         assert_eq!(sorted(cluster.agreed()), sorted(elements.clone()), "{what}");
     }
-    drain(&mut cluster, "n1", &elements, &tags);
+    cluster.drain("n1", &elements, &tags);
 }
 
 #[test]
@@ -496,7 +481,7 @@ fn a_backup_of_a_running_node_is_restored_in_its_place() {
     assert_eq!(sorted(cluster.agreed()), sorted(elements.clone()));
     let replicas: BTreeSet<_> = tags.iter().map(|tag| Dot::from_uuid(*tag).expect("a tag").replica).collect();
     assert_eq!(replicas.len(), 2, "one replica id before, one after");
-    drain(&mut cluster, "n3", &elements, &tags);
+    cluster.drain("n3", &elements, &tags);
 }
 
 /// A directory stands for a bad sector: it can be opened, and reading it fails.

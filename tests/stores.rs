@@ -9,7 +9,7 @@ use orset::crdt::{Dot, ReplicaId};
 use rustix::process::Signal;
 use support::cluster::Cluster;
 use support::router::Faults;
-use support::{copy_dir, segments, wait_until};
+use support::{copy_dir, segments, sorted, wait_until};
 use uuid::Uuid;
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
@@ -37,20 +37,6 @@ fn names(what: &str, count: u32) -> Vec<String> {
     names
 }
 
-fn sorted(mut elements: Vec<String>) -> Vec<String> {
-    elements.sort();
-    elements
-}
-
-/// Removes every element at one node: each must go with exactly one of these tags.
-fn drain(cluster: &mut Cluster, node: &str, elements: &[String], tags: &BTreeSet<Uuid>) {
-    let removed: Vec<Uuid> = elements.iter().flat_map(|element| cluster.remove(node, element)).collect();
-    assert_eq!(removed.len(), elements.len(), "one tag an element");
-    assert_eq!(&removed.into_iter().collect::<BTreeSet<Uuid>>(), tags);
-    cluster.barrier();
-    assert_eq!(cluster.agreed(), Vec::<String>::new());
-}
-
 #[test]
 fn a_wiped_store_catches_up_under_a_new_replica_id() {
     let mut cluster = Cluster::started(1, &NODES, &ARGS);
@@ -68,7 +54,7 @@ fn a_wiped_store_catches_up_under_a_new_replica_id() {
     let expected = sorted([elements, vec!["\"after\"".into()]].concat());
     assert_eq!(sorted(cluster.agreed()), expected);
     tags.insert(tag);
-    drain(&mut cluster, "n3", &expected, &tags);
+    cluster.drain("n3", &expected, &tags);
 }
 
 #[test]
@@ -100,7 +86,7 @@ fn a_rolled_back_store_merges_what_it_lost_and_uses_no_dot_twice() {
     cluster.barrier();
     cluster.process("n1").stderr.wait_for("rolled back by");
     assert_eq!(sorted(cluster.agreed()), sorted(elements.clone()));
-    drain(&mut cluster, "n2", &elements, &tags);
+    cluster.drain("n2", &elements, &tags);
 }
 
 #[test]
@@ -153,7 +139,7 @@ fn a_store_copied_and_run_twice_at_once_does_no_harm() {
     assert_eq!(tags.len(), 50, "no two adds got the same tag");
     cluster.barrier();
     assert_eq!(sorted(cluster.agreed()), sorted(elements.clone()));
-    drain(&mut cluster, "n1 again", &elements, &tags);
+    cluster.drain("n1 again", &elements, &tags);
 }
 
 #[test]
@@ -179,7 +165,7 @@ fn a_node_away_for_longer_than_the_log_reaches_gets_a_state_delta() {
     assert_eq!(sorted(cluster.agreed()), expected);
     // Without these words it caught up by operations, and this test showed nothing about state deltas.
     cluster.process("n3").stderr.wait_for("merged a state delta");
-    drain(&mut cluster, "n3", &expected, &tags);
+    cluster.drain("n3", &expected, &tags);
 }
 
 /// Adds and removes at n1 and n2 until neither log begins where it began, while the set stays as it is.

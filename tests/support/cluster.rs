@@ -4,7 +4,7 @@
 //! operations apply in order, and a later incarnation's first one only after its parent's last. So a node that shows
 //! what another node added last holds everything that the other had.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -223,6 +223,15 @@ impl Cluster {
                 wait_until(&format!("{what} ({name})"), || wanted(&self.read(&name)));
             }
         }
+    }
+
+    /// Removes every element at one node: each must go with exactly one of these tags.
+    pub fn drain(&mut self, node: &str, elements: &[String], tags: &BTreeSet<Uuid>) {
+        let removed: Vec<Uuid> = elements.iter().flat_map(|element| self.remove(node, element)).collect();
+        assert_eq!(removed.len(), elements.len(), "one tag an element");
+        assert_eq!(&removed.into_iter().collect::<BTreeSet<Uuid>>(), tags);
+        self.barrier();
+        assert_eq!(self.agreed(), Vec::<String>::new());
     }
 
     /// Every running node's elements, which must be the same.

@@ -76,6 +76,12 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("UTF-8")
 }
 
+/// The same elements in one order.
+pub fn sorted(mut elements: Vec<String>) -> Vec<String> {
+    elements.sort();
+    elements
+}
+
 /// Copies a directory with everything in it.
 pub fn copy_dir(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
