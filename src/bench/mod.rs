@@ -19,6 +19,7 @@ mod network;
 mod node;
 mod options;
 pub mod power;
+mod priority;
 pub mod report;
 mod run;
 mod wire;

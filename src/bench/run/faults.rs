@@ -50,6 +50,9 @@ impl Runner<'_> {
         let log = self.dir.node_log(&id)?;
         let process = Process::start(&self.options.bin, &args, &envs, log, self.options.log_stderr)?;
         let pid = process.pid();
+        if let Some(niceness) = self.node_niceness {
+            niceness.apply(pid);
+        }
         let node = &mut self.nodes[number];
         node.process = Some(process);
         node.inbox.restart();

@@ -27,6 +27,7 @@ use super::network::{Lateness, Links};
 use super::node::{Node, cpu_s};
 use super::options::Options;
 use super::power::NoPower;
+use super::priority::{self, NodeNiceness};
 use phases::Stage;
 use recorder::Recorder;
 
@@ -124,7 +125,9 @@ pub fn run(options: &Options, progress: &mut dyn Progress) -> Result<Finished, R
     let messages =
         LineFile::create(&dir.path().join("messages.jsonl")).map_err(io_error("cannot write messages.jsonl"))?;
     let recorder = Recorder::create(&dir, run).map_err(io_error("cannot write history.jsonl"))?;
+    let node_niceness = priority::go_first();
     let mut runner = Runner {
+        node_niceness,
         options,
         progress,
         recorder,
@@ -199,6 +202,7 @@ struct Runner<'a> {
     dir: RunDir,
     recorder: Recorder,
     messages: LineFile,
+    node_niceness: Option<NodeNiceness>,
     random: fastrand::Rng,
     links: Links,
     nodes: Vec<Node>,
