@@ -43,8 +43,8 @@ impl PinnedDisk {
             if manifest_of(&path)? == before || tries == MAX_TRIES {
                 let mut pinned = pinned?;
                 let held: Arc<dyn DiskFile> = match before {
-                    Found::Bytes(bytes) => Arc::new(Held(bytes)),
-                    Found::Unreadable(code) => Arc::new(Unreadable(code)),
+                    Found::Bytes(bytes) => Arc::new(PinnedFile::Held(bytes)),
+                    Found::Unreadable(code) => Arc::new(PinnedFile::Unreadable(code)),
                     Found::Nothing => return Ok(pinned),
                 };
                 pinned.files.insert(path, held);
@@ -139,90 +139,50 @@ impl Disk for PinnedDisk {
     }
 }
 
-/// An open file, up to the length that it had when it was opened.
-struct PinnedFile {
-    file: Arc<dyn DiskFile>,
-    length: u64,
+/// A file as it was. Can only be read.
+enum PinnedFile {
+    /// It is open, and read up to the length that it had when it was opened.
+    Open { file: Arc<dyn DiskFile>, length: u64 },
+    /// Its content has been read.
+    Held(Vec<u8>),
+    /// It is there and cannot be read: the system's error number.
+    Unreadable(i32),
 }
 
 impl PinnedFile {
     fn open(path: &Path) -> io::Result<Self> {
         let file = RealDisk.open(path)?;
         let length = file.len()?;
-        Ok(Self { file, length })
+        Ok(Self::Open { file, length })
     }
 }
 
 impl DiskFile for PinnedFile {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.length)
-    }
-
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let end = offset.checked_add(buf.len() as u64);
-        if end.is_none_or(|end| end > self.length) {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        match self {
+            Self::Open { length, .. } => Ok(*length),
+            Self::Held(bytes) => Ok(bytes.len() as u64),
+            Self::Unreadable(code) => Err(io::Error::from_raw_os_error(*code)),
         }
-        self.file.read_exact_at(buf, offset)
-    }
-
-    fn write_all_at(&self, _data: &[u8], _offset: u64) -> io::Result<()> {
-        read_only()
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        read_only()
-    }
-
-    fn allocate(&self, _bytes: u64) -> io::Result<()> {
-        read_only()
-    }
-}
-
-/// A file whose content has been read.
-struct Held(Vec<u8>);
-
-impl DiskFile for Held {
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.0.len() as u64)
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let start = usize::try_from(offset).map_err(io::Error::other)?;
-        let end = start.checked_add(buf.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
-        buf.copy_from_slice(self.0.get(start..end).ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(())
-    }
-
-    fn write_all_at(&self, _data: &[u8], _offset: u64) -> io::Result<()> {
-        read_only()
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        read_only()
-    }
-
-    fn allocate(&self, _bytes: u64) -> io::Result<()> {
-        read_only()
-    }
-}
-
-/// A file that is there and cannot be read.
-struct Unreadable(i32);
-
-impl Unreadable {
-    fn error<T>(&self) -> io::Result<T> {
-        Err(io::Error::from_raw_os_error(self.0))
-    }
-}
-
-impl DiskFile for Unreadable {
-    fn len(&self) -> io::Result<u64> {
-        self.error()
-    }
-
-    fn read_exact_at(&self, _buf: &mut [u8], _offset: u64) -> io::Result<()> {
-        self.error()
+        match self {
+            Self::Open { file, length } => {
+                let end = offset.checked_add(buf.len() as u64);
+                if end.is_none_or(|end| end > *length) {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                file.read_exact_at(buf, offset)
+            }
+            Self::Held(bytes) => {
+                let start = usize::try_from(offset).map_err(io::Error::other)?;
+                let end = start.checked_add(buf.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+                buf.copy_from_slice(bytes.get(start..end).ok_or(io::ErrorKind::UnexpectedEof)?);
+                Ok(())
+            }
+            Self::Unreadable(code) => Err(io::Error::from_raw_os_error(*code)),
+        }
     }
 
     fn write_all_at(&self, _data: &[u8], _offset: u64) -> io::Result<()> {
