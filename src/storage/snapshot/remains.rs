@@ -6,9 +6,8 @@
 
 use std::path::Path;
 
-use super::{
-    BLOCK_HEAD_BYTES, FOOTER_MAGIC, PREAMBLE_BYTES, RecordForm, Snapshot, block_checksum, open_file, read_range,
-};
+use super::reader::{open_file, read_range};
+use super::{BLOCK_HEAD_BYTES, Block, FOOTER_MAGIC, PREAMBLE_BYTES, RecordForm, Snapshot, block_checksum};
 use crate::crdt::{Element, Seq};
 use crate::storage::codec;
 use crate::storage::disk::Disk;
@@ -64,8 +63,7 @@ impl Snapshot {
     }
 
     fn lists_blocks_before(&self, footer: u64) -> bool {
-        let end =
-            |block: &super::Block| block.offset.checked_add(BLOCK_HEAD_BYTES as u64 + u64::from(block.payload_bytes));
+        let end = |block: &Block| block.offset.checked_add(BLOCK_HEAD_BYTES as u64 + u64::from(block.payload_bytes));
         self.blocks.iter().all(|block| end(block).is_some_and(|end| end <= footer))
     }
 
