@@ -3,8 +3,9 @@
 //! ```text
 //! "ORSETSNP" (8)  version u32  nonce u128
 //! blocks          crc32c u32 over (nonce, offset of the block, payload)  length u32  payload: records in key order
-//! footer          envelope "ORSETFTR" { nonce, LSN, checksum of the frame there, own id, counts, replica ids, blocks }
-//!                 and the context (vector, floor, incarnations)
+//! answer blocks   the same, with the nonce's complement  payload: answers to requests with a name, oldest first
+//! footer          envelope "ORSETFTR" { nonce, LSN, checksum of the frame there, own id, counts, replica ids, blocks },
+//!                 the context (vector, floor, incarnations), and (since format 2) where the answer blocks are
 //! footer's offset u64   crc32c of that u32
 //! ```
 //!
@@ -23,7 +24,6 @@ pub use writer::write;
 
 use super::Lsn;
 use super::codec::Context;
-use super::envelope::FORMAT_VERSION;
 use crate::crdt::ReplicaId;
 
 const MAGIC: [u8; 8] = *b"ORSETSNP";
@@ -73,6 +73,17 @@ struct Block {
     first_key: Vec<u8>,
 }
 
+/// Where a block of answers is.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+struct AnswerBlock {
+    offset: u64,
+    payload_bytes: u32,
+    answers: u32,
+}
+
+/// The first format whose snapshots have answers.
+const FORMAT_WITH_ANSWERS: u32 = 2;
+
 #[derive(Encode, BorrowDecode)]
 struct RecordForm<'a> {
     shared: u32,
@@ -81,8 +92,13 @@ struct RecordForm<'a> {
     seq: u64,
 }
 
-fn preamble_bytes(nonce: u128) -> Vec<u8> {
-    [&MAGIC[..], &FORMAT_VERSION.to_le_bytes(), &nonce.to_le_bytes()].concat()
+fn preamble_bytes(version: u32, nonce: u128) -> Vec<u8> {
+    [&MAGIC[..], &version.to_le_bytes(), &nonce.to_le_bytes()].concat()
+}
+
+/// The nonce of answer blocks: without a footer, nobody shall take one for a block of records.
+fn answer_nonce(nonce: u128) -> u128 {
+    !nonce
 }
 
 fn block_checksum(nonce: u128, offset: u64, payload: &[u8]) -> u32 {
@@ -94,10 +110,10 @@ fn block_checksum(nonce: u128, offset: u64, payload: &[u8]) -> u32 {
 mod tests {
     use std::path::Path;
 
-    use super::super::disk::MemDisk;
     use super::super::Counts;
+    use super::super::disk::MemDisk;
     use super::*;
-    use crate::crdt::{Base, Dot, Element, Record, Seq};
+    use crate::crdt::{Answer, Answered, Answers, AskedHash, Base, Dot, Element, Record, RequestKey, Seq, TagList};
 
     fn records() -> Vec<Record> {
         let id = |n| ReplicaId::from_random(n);
@@ -120,7 +136,27 @@ mod tests {
             own: Some(ReplicaId::from_random(1)),
             context: Context::default(),
         };
-        write(disk, Path::new("/"), &header, 77, Box::new(records().into_iter().map(Ok))).unwrap()
+        write(disk, Path::new("/"), &header, 77, Box::new(records().into_iter().map(Ok)), &answers()).unwrap()
+    }
+
+    /// More than one block of them.
+    fn answers() -> Answers {
+        let mut answers = Answers::default();
+        for n in 0..3_000u64 {
+            let tags: TagList =
+                (0..n % 4).map(|m| Dot::new(ReplicaId::from_random(u128::from(m) + 8), Seq(n + 2))).collect();
+            let asked = AskedHash::of([n.to_string().as_bytes()]);
+            answers.push(Answered { key: RequestKey::of(&n.to_string()), asked, answer: Answer::Removed(tags) });
+        }
+        answers
+    }
+
+    #[test]
+    fn a_snapshot_gives_back_the_answers_in_their_order() {
+        let snapshot = written(&MemDisk::default());
+        assert!(snapshot.answer_blocks.len() > 1, "the test wants several blocks");
+        assert_eq!(snapshot.answers().unwrap(), answers());
+        assert_eq!(snapshot.state().unwrap().answers, answers());
     }
 
     #[test]
@@ -151,7 +187,8 @@ mod tests {
             },
         };
         let write = |header: &SnapshotHeader, records: Vec<Record>| {
-            let snapshot = write(&disk, Path::new("/"), header, 77, Box::new(records.into_iter().map(Ok)))?;
+            let records = Box::new(records.into_iter().map(Ok));
+            let snapshot = write(&disk, Path::new("/"), header, 77, records, &Answers::default())?;
             (0..snapshot.block_count()).try_for_each(|n| snapshot.block(n).map(drop))
         };
         let mut few = records()[..3].to_vec();
@@ -176,6 +213,7 @@ mod tests {
                 change(b);
             });
             let snapshot = Snapshot::open(&disk, &path)?;
+            snapshot.answers()?;
             (0..snapshot.block_count()).try_for_each(|n| snapshot.block(n).map(drop))
         };
         assert!(read(&mut |_| ()).is_ok());

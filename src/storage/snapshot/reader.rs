@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{
-    BLOCK_HEAD_BYTES, Block, FOOTER_MAGIC, FooterForm, PREAMBLE_BYTES, RecordForm, SnapshotHeader, TRAILER_BYTES,
-    block_checksum, preamble_bytes,
+    AnswerBlock, BLOCK_HEAD_BYTES, Block, FOOTER_MAGIC, FORMAT_WITH_ANSWERS, FooterForm, PREAMBLE_BYTES, RecordForm,
+    SnapshotHeader, TRAILER_BYTES, answer_nonce, block_checksum, preamble_bytes,
 };
-use crate::crdt::{Base, BaseError, Dot, Element, Record, RecordKey, Records, ReplicaId, Seq, State};
-use crate::storage::codec::{self, Context};
+use crate::crdt::{Answers, Base, BaseError, Dot, Element, Record, RecordKey, Records, ReplicaId, Seq, State};
+use crate::storage::codec::{self, AnsweredForm, Context, KnownIds};
 use crate::storage::disk::{Disk, DiskFile};
 use crate::storage::envelope;
 use crate::storage::error::StoreError;
@@ -24,6 +24,8 @@ pub struct Snapshot {
     nonce: u128,
     ids: Vec<ReplicaId>,
     pub(super) blocks: Vec<Block>,
+    pub(super) answer_blocks: Vec<AnswerBlock>,
+    version: u32,
     bytes: u64,
 }
 
@@ -45,7 +47,7 @@ impl Snapshot {
         }
         let footer = read_range(file.as_ref(), path, offset, trailer_at)?;
         let (snapshot, length) = Self::from_footer(file, path, bytes, offset, &footer)?;
-        if preamble != preamble_bytes(snapshot.nonce) || footer.len() != length {
+        if preamble != preamble_bytes(snapshot.version, snapshot.nonce) || footer.len() != length {
             return Err(damaged(0, "the snapshot's ends do not belong together"));
         }
         Ok(snapshot)
@@ -63,7 +65,16 @@ impl Snapshot {
         let unwrapped = envelope::unwrap(footer, FOOTER_MAGIC, path, offset)?;
         let (form, length): (FooterForm, usize) =
             codec::decode_footer(unwrapped.body).map_err(|_| damaged("the footer cannot be decoded"))?;
-        let (context, _) = Context::decode(&unwrapped.body[length..]).map_err(|e| damaged(e.0))?;
+        let (context, context_bytes) = Context::decode(&unwrapped.body[length..]).map_err(|e| damaged(e.0))?;
+        let answer_blocks = if unwrapped.version < FORMAT_WITH_ANSWERS {
+            Vec::new()
+        } else {
+            let rest = &unwrapped.body[length + context_bytes..];
+            match codec::decode_footer(rest) {
+                Ok((blocks, read)) if read == rest.len() => blocks,
+                _ => return Err(damaged("the footer's list of answers cannot be decoded")),
+            }
+        };
         // The writer sees to both, and all that reads records or serves deltas rests on them.
         let sorted = form.blocks.is_sorted_by(|a, b| a.first_key < b.first_key);
         if !sorted || !context.floor.is_within(&context.vv) {
@@ -82,6 +93,8 @@ impl Snapshot {
             nonce: form.nonce,
             ids: form.ids.into_iter().map(id).collect::<Result<_, _>>()?,
             blocks: form.blocks,
+            answer_blocks,
+            version: unwrapped.version,
             path: path.to_path_buf(),
             file,
             bytes,
@@ -95,11 +108,50 @@ impl Snapshot {
     }
 
     /// The set as of the snapshot, on top of it: the start of every fold.
-    pub fn state(&self) -> State {
+    ///
+    /// # Errors
+    /// If the answers cannot be read or are damaged.
+    pub fn state(&self) -> Result<State, StoreError> {
+        let mut state = self.state_without_answers();
+        state.answers = self.answers()?;
+        Ok(state)
+    }
+
+    /// The same, without what was answered to requests.
+    pub fn state_without_answers(&self) -> State {
         let Context { vv, floor, incarnations } = self.header.context.clone();
         let mut state = State::default();
         (state.vv, state.floor, state.incarnations) = (vv, floor, incarnations);
         state
+    }
+
+    /// What was answered to the store's last requests with a name.
+    ///
+    /// # Errors
+    /// If a block cannot be read or is damaged.
+    pub fn answers(&self) -> Result<Answers, StoreError> {
+        let mut answers = Answers::default();
+        let ids = KnownIds::from(self.ids.clone());
+        for block in &self.answer_blocks {
+            let damaged = |what: &str| StoreError::damaged(&self.path, block.offset, what);
+            let payload = self.answer_payload(block)?;
+            let (mut rest, mut count) = (payload.as_slice(), 0);
+            while !rest.is_empty() {
+                let (form, length): (AnsweredForm, usize) = bincode::decode_from_slice(rest, codec::config())
+                    .map_err(|_| damaged("a block of answers cannot be decoded"))?;
+                answers.push(form.meaning(&ids).map_err(|error| damaged(error.0))?);
+                rest = &rest[length..];
+                count += 1;
+            }
+            if count != block.answers {
+                return Err(damaged("a block of answers is not the one that the footer lists"));
+            }
+        }
+        Ok(answers)
+    }
+
+    fn answer_payload(&self, block: &AnswerBlock) -> Result<Vec<u8>, StoreError> {
+        self.payload_at(block.offset, block.payload_bytes, answer_nonce(self.nonce))
     }
 
     /// How much is in it.
@@ -132,18 +184,23 @@ impl Snapshot {
     /// # Errors
     /// If a block cannot be read or is damaged.
     pub fn check(&self) -> Result<(), StoreError> {
-        (0..self.blocks.len()).try_for_each(|n| self.block_payload(n).map(drop))
+        (0..self.blocks.len()).try_for_each(|n| self.block_payload(n).map(drop))?;
+        self.answer_blocks.iter().try_for_each(|block| self.answer_payload(block).map(drop))
     }
 
     fn block_payload(&self, n: usize) -> Result<Vec<u8>, StoreError> {
         let block = &self.blocks[n];
-        let damaged = |what: &str| StoreError::damaged(&self.path, block.offset, what);
-        let end = block.offset.checked_add(BLOCK_HEAD_BYTES as u64 + u64::from(block.payload_bytes));
+        self.payload_at(block.offset, block.payload_bytes, self.nonce)
+    }
+
+    fn payload_at(&self, offset: u64, payload_bytes: u32, nonce: u128) -> Result<Vec<u8>, StoreError> {
+        let damaged = |what: &str| StoreError::damaged(&self.path, offset, what);
+        let end = offset.checked_add(BLOCK_HEAD_BYTES as u64 + u64::from(payload_bytes));
         let end = end.filter(|end| *end <= self.bytes).ok_or_else(|| damaged("a block beyond the end"))?;
-        let mut bytes = read_range(self.file.as_ref(), &self.path, block.offset, end)?;
+        let mut bytes = read_range(self.file.as_ref(), &self.path, offset, end)?;
         let payload = bytes.split_off(BLOCK_HEAD_BYTES);
-        let length_matches = bytes[4..] == block.payload_bytes.to_le_bytes();
-        if bytes[..4] != block_checksum(self.nonce, block.offset, &payload).to_le_bytes() || !length_matches {
+        let length_matches = bytes[4..] == payload_bytes.to_le_bytes();
+        if bytes[..4] != block_checksum(nonce, offset, &payload).to_le_bytes() || !length_matches {
             return Err(damaged("a block's checksum is wrong"));
         }
         Ok(payload)

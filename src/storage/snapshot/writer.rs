@@ -4,13 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{
-    BLOCK_BYTES, Block, FOOTER_MAGIC, FooterForm, RecordForm, Snapshot, SnapshotHeader, block_checksum, file_name,
-    preamble_bytes,
+    AnswerBlock, BLOCK_BYTES, Block, FOOTER_MAGIC, FooterForm, RecordForm, Snapshot, SnapshotHeader, answer_nonce,
+    block_checksum, file_name, preamble_bytes,
 };
-use crate::crdt::{Record, Records, ReplicaId};
+use crate::crdt::{Answered, Answers, Record, Records, ReplicaId};
 use crate::planted::{self, Bug};
 use crate::storage::Counts;
-use crate::storage::codec;
+use crate::storage::codec::{self, AnsweredForm, Ids};
 use crate::storage::disk::{self, Disk, DiskFile};
 use crate::storage::envelope::{self, FORMAT_VERSION};
 use crate::storage::error::StoreError;
@@ -18,7 +18,7 @@ use crate::storage::error::StoreError;
 /// The writer syncs every so many bytes, so that the disk's queue stays short for those who wait for the log.
 const SYNC_EVERY_BYTES: usize = 1 << 20;
 
-/// Writes a snapshot of `records` (in key order, each once) into `dir`, durably.
+/// Writes a snapshot of `records` (in key order, each once) and `answers` into `dir`, durably.
 ///
 /// # Errors
 /// If the records cannot be read or the file cannot be written. No file has got its name then.
@@ -28,10 +28,11 @@ pub fn write(
     header: &SnapshotHeader,
     nonce: u128,
     records: Records<'_>,
+    answers: &Answers,
 ) -> Result<Snapshot, StoreError> {
     let path = dir.join(file_name(header.lsn));
     let aside = disk::temporary(&path);
-    let outcome = write_aside(disk, &aside, header, nonce, records);
+    let outcome = write_aside(disk, &aside, header, nonce, records, answers);
     if outcome.is_err() {
         // Best effort: a leftover is removed at the next start anyway.
         let _ = disk.remove(&aside);
@@ -48,15 +49,20 @@ fn write_aside(
     header: &SnapshotHeader,
     nonce: u128,
     records: Records<'_>,
+    answers: &Answers,
 ) -> Result<(), StoreError> {
     let file = disk.create(aside).map_err(StoreError::io("create", aside))?;
     let mut out = Out { file, path: aside, offset: 0, pending: Vec::new() };
-    out.put(&preamble_bytes(nonce))?;
+    out.put(&preamble_bytes(FORMAT_VERSION, nonce))?;
     let mut blocks = BlockWriter { nonce, ..BlockWriter::default() };
     for record in records {
         blocks.add(&mut out, &record?)?;
     }
     blocks.close_block(&mut out)?;
+    for answered in answers.iter() {
+        blocks.add_answer(&mut out, answered)?;
+    }
+    blocks.close_answers(&mut out)?;
     let footer_at = out.end();
     out.put(&blocks.footer(header))?;
     let offset = footer_at.to_le_bytes();
@@ -96,7 +102,7 @@ impl Out<'_> {
 #[derive(Default)]
 struct BlockWriter {
     nonce: u128,
-    ids: Vec<u128>,
+    ids: Ids,
     payload: Vec<u8>,
     records: u32,
     first_key: Vec<u8>,
@@ -104,6 +110,8 @@ struct BlockWriter {
     last_prefix: Vec<u8>,
     blocks: Vec<Block>,
     counts: Counts,
+    answers: u32,
+    answer_blocks: Vec<AnswerBlock>,
 }
 
 impl BlockWriter {
@@ -122,7 +130,7 @@ impl BlockWriter {
         let form = RecordForm {
             shared: u32::try_from(shared).expect("elements are small"),
             rest: &element[shared..],
-            replica: self.place(tag.replica),
+            replica: self.ids.place(tag.replica),
             seq: tag.seq.0,
         };
         bincode::encode_into_std_write(form, &mut self.payload, codec::config()).expect("a Vec takes everything");
@@ -132,29 +140,42 @@ impl BlockWriter {
         if self.payload.len() >= BLOCK_BYTES { self.close_block(out) } else { Ok(()) }
     }
 
-    fn place(&mut self, replica: ReplicaId) -> u32 {
-        let id = replica.to_u128();
-        let place = self.ids.iter().rposition(|known| *known == id).unwrap_or_else(|| {
-            self.ids.push(id);
-            self.ids.len() - 1
-        });
-        u32::try_from(place).expect("fewer than 2^32 incarnations")
-    }
-
     fn close_block(&mut self, out: &mut Out) -> Result<(), StoreError> {
         if self.records == 0 {
             return Ok(());
         }
-        let offset = out.end();
-        let payload_bytes = u32::try_from(self.payload.len()).expect("blocks are small");
-        out.put(&block_checksum(self.nonce, offset, &self.payload).to_le_bytes())?;
-        out.put(&payload_bytes.to_le_bytes())?;
-        out.put(&self.payload)?;
+        let (offset, payload_bytes) = self.put_payload(out, self.nonce)?;
         let first_key = std::mem::take(&mut self.first_key);
         self.blocks.push(Block { offset, payload_bytes, records: self.records, first_key });
-        self.payload.clear();
         self.records = 0;
         Ok(())
+    }
+
+    fn add_answer(&mut self, out: &mut Out, answered: &Answered) -> Result<(), StoreError> {
+        let form = AnsweredForm::new(&mut self.ids, answered);
+        bincode::encode_into_std_write(form, &mut self.payload, codec::config()).expect("a Vec takes everything");
+        self.answers += 1;
+        if self.payload.len() >= BLOCK_BYTES { self.close_answers(out) } else { Ok(()) }
+    }
+
+    fn close_answers(&mut self, out: &mut Out) -> Result<(), StoreError> {
+        if self.answers == 0 {
+            return Ok(());
+        }
+        let (offset, payload_bytes) = self.put_payload(out, answer_nonce(self.nonce))?;
+        self.answer_blocks.push(AnswerBlock { offset, payload_bytes, answers: std::mem::take(&mut self.answers) });
+        Ok(())
+    }
+
+    /// Writes a block with what there is of its payload; says where it is, and how long the payload.
+    fn put_payload(&mut self, out: &mut Out, nonce: u128) -> Result<(u64, u32), StoreError> {
+        let offset = out.end();
+        let payload_bytes = u32::try_from(self.payload.len()).expect("blocks are small");
+        out.put(&block_checksum(nonce, offset, &self.payload).to_le_bytes())?;
+        out.put(&payload_bytes.to_le_bytes())?;
+        out.put(&self.payload)?;
+        self.payload.clear();
+        Ok((offset, payload_bytes))
     }
 
     fn footer(self, header: &SnapshotHeader) -> Vec<u8> {
@@ -165,11 +186,13 @@ impl BlockWriter {
             own: header.own.map(ReplicaId::to_u128),
             elements: self.counts.elements,
             tags: self.counts.tags,
-            ids: self.ids,
+            ids: self.ids.into_list(),
             blocks: self.blocks,
         };
         let mut body = bincode::encode_to_vec(form, codec::footer_config()).expect("a Vec takes everything");
         header.context.encode(&mut body);
+        bincode::encode_into_std_write(self.answer_blocks, &mut body, codec::footer_config())
+            .expect("a Vec takes everything");
         let mut bytes = Vec::new();
         envelope::wrap(&mut bytes, FOOTER_MAGIC, FORMAT_VERSION, &body);
         bytes
