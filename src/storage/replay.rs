@@ -63,7 +63,7 @@ impl JoinSpans {
     /// Takes note of the entry at `lsn`.
     pub fn see(&mut self, lsn: Lsn, entry: &Entry) {
         match entry {
-            Entry::Op(_) => {}
+            Entry::Op(_) | Entry::Answered(_) => {}
             Entry::JoinPart(part) if self.open.is_some_and(|(join, _)| join == part.join) => {}
             Entry::JoinPart(part) => self.open = Some((part.join, lsn)),
             Entry::JoinCommit(_) => self.committed.extend(self.open.take().map(|(_, first)| (first, lsn))),
@@ -114,7 +114,7 @@ impl Replay {
         until: Option<Lsn>,
     ) -> Result<Self, StoreError> {
         let snapshot = manifest.snapshot.map(|lsn| open_snapshot(disk, dir, lsn)).transpose()?.map(Arc::new);
-        let mut fold = Fold::new(snapshot.as_ref(), index, on_batch, manifest.own);
+        let mut fold = Fold::new(snapshot.as_ref(), index, on_batch, manifest.own)?;
         fold.until = until;
         let mut log =
             read_log(disk, &log_dir(dir), &manifest.segments, manifest.clean.as_ref(), &mut |visit| fold.visit(visit))?;
@@ -194,12 +194,12 @@ impl<'a> Fold<'a> {
         index: Option<&Arc<dyn Index>>,
         on_batch: Option<OnBatch<'a>>,
         own: Option<ReplicaId>,
-    ) -> Self {
+    ) -> Result<Self, StoreError> {
         let mut state = State::default();
         let (mut at, mut checksum, mut last_own) = (Lsn(0), 0, own);
         if let Some(snapshot) = snapshot {
             let header = snapshot.header();
-            state = snapshot.state();
+            state = snapshot.state()?;
             (at, checksum) = (header.lsn, header.frame_checksum);
             last_own = header.own.or(own);
         }
@@ -210,7 +210,7 @@ impl<'a> Fold<'a> {
         };
         let index = index.map(|index| index.position());
         let index_fits = index == Some(IndexPosition { lsn: at, checksum });
-        Self {
+        Ok(Self {
             state,
             base,
             snapshot_lsn: at,
@@ -222,7 +222,7 @@ impl<'a> Fold<'a> {
             on_batch,
             joins: JoinSpans::default(),
             until: None,
-        }
+        })
     }
 
     fn visit(&mut self, visit: FrameVisit) -> Result<(), StoreError> {

@@ -8,7 +8,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::counts::count;
 use super::feed::{FeedBatch, IndexState};
+use super::pending::Pending;
 use super::recent::Recent;
 use super::reserve;
 use super::{Active, Entropy, Store, StoreOptions};
@@ -110,8 +112,7 @@ impl Store {
             closed: replay.log.segments,
             active,
             state: replay.state,
-            pending: Vec::new(),
-            pending_bytes: 0,
+            pending: Pending::default(),
             lsn: replay.lsn,
             checksum: replay.checksum,
             incarnation,
@@ -132,6 +133,12 @@ impl Store {
 /// The store's manifest, brought to today's format; of an empty directory that makes a store.
 fn read_or_make_manifest(disk: &dyn Disk, dir: &Path, node: &NodeId) -> Result<(Manifest, bool), StoreError> {
     let path = Manifest::path(dir);
+    // A store that is refused is left as it is, in its old format too. (What is of an older format can be read as it is.)
+    if migrations::TODAY.format_of(disk, dir)? < migrations::TODAY.latest()
+        && let Some(manifest) = Manifest::read(disk, dir)?
+    {
+        Replay::check(disk, dir, &manifest)?;
+    }
     let found = migrations::TODAY.bring_up(disk, dir, Some(node))?;
     let manifest = Manifest::read(disk, dir)?;
     let manifest = manifest.ok_or_else(|| StoreError::damaged(&path, 0, "it has just been written, and is missing"))?;
@@ -313,19 +320,4 @@ fn build_index(
             Ok(Built { base: snapshot, index: feed, outcome, counts, uncounted_changes: 0 })
         }
     }
-}
-
-/// Counts records by reading them all.
-fn count(records: crate::crdt::Records<'_>) -> Result<Counts, StoreError> {
-    let mut counts = Counts::default();
-    let mut last = Vec::new();
-    for record in records {
-        let record = record?;
-        counts.tags += 1;
-        if record.key.prefix() != last {
-            counts.elements += 1;
-            last = record.key.prefix().to_vec();
-        }
-    }
-    Ok(counts)
 }
