@@ -5,8 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use orset::crdt::{
-    Dot, Element, Entry, Incarnation, JoinCommit, JoinId, JoinPart, NodeId, OpBody, ReplicaId, RequestKey, Seq,
-    VersionVector,
+    Dot, Element, Entry, Incarnation, JoinCommit, JoinId, JoinPart, NodeId, ReplicaId, RequestKey, Seq, VersionVector,
 };
 use orset::repair::salvage::{Plan, salvage};
 use orset::replica::{ErrorCode, Outgoing, Replica, ReplicaConfig, Reply, Request, Style, Ticket, Write};
@@ -30,6 +29,7 @@ const SMALL: StoreLimits = StoreLimits {
     max_retention_bytes: 2000,
     memtable_bytes: 1 << 20,
     recent_bytes: 1 << 10,
+    max_join_changes: 4,
 };
 
 /// A node on a disk. `seed` is another one for each start.

@@ -27,6 +27,7 @@ pub mod element;
 pub mod id;
 pub mod incarnations;
 pub mod join;
+pub mod joined;
 pub mod memtable;
 pub mod op;
 pub mod state;
@@ -36,7 +37,8 @@ pub use answers::{Answer, Answered, Answers, AskedHash, MAX_ANSWER_TAGS, Request
 pub use element::{Element, Record, RecordKey};
 pub use id::{Dot, NodeId, ReplicaId, Seq, Tag};
 pub use incarnations::{Incarnation, Incarnations, UnknownReplica};
-pub use join::{DotSet, JoinCommit, JoinId, JoinPart, LiveBits};
+pub use join::{DotSet, JoinCommit, JoinId, JoinPart, KeptRecords, LiveBits};
+pub use joined::Joined;
 pub use memtable::{Base, BaseError, Change, EmptyBase, Memtable, Records};
 pub use op::{MAX_REMOVE_TAGS, Op, OpBody, OpError, Verdict};
 pub use state::{ApplyError, Entry, State};
