@@ -31,7 +31,7 @@ pub mod op;
 pub mod state;
 pub mod version_vector;
 
-pub use element::{Element, Record, RecordKey};
+pub use element::{Element, MAX_INLINE_BYTES, Record, RecordKey};
 pub use id::{Dot, NodeId, ReplicaId, Seq, Tag};
 pub use incarnations::{Incarnation, Incarnations, UnknownReplica};
 pub use join::{DotSet, JoinCommit, JoinId, JoinPart, LiveBits};

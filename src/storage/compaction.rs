@@ -31,6 +31,15 @@ impl CompactionPlan {
     /// # Errors
     /// If something cannot be read or written. The store is as it was then.
     pub fn run(self) -> Result<Snapshot, StoreError> {
+        self.run_in_steps(&mut || {})
+    }
+
+    /// The same, with a pause after every segment that was read and every MiB that was written and synced, for whoever
+    /// wants the disk and the processor meanwhile.
+    ///
+    /// # Errors
+    /// As [`CompactionPlan::run`].
+    pub fn run_in_steps(self, pause: &mut dyn FnMut()) -> Result<Snapshot, StoreError> {
         let mut state = State::default();
         let (mut lsn, mut frame_checksum, mut own) = (Lsn(0), 0, self.own);
         let mut base: &dyn Base = &EmptyBase;
@@ -58,10 +67,11 @@ impl CompactionPlan {
                     (frame_checksum, own) = (checksum, batch.own.or(own));
                 }
             }
+            pause();
         }
         let (vv, floor, incarnations) = (state.vv.clone(), state.floor.clone(), state.incarnations.clone());
         let header = SnapshotHeader { lsn, frame_checksum, own, context: Context { vv, floor, incarnations } };
         let records = state.records(base, &[]);
-        snapshot::write(self.disk.as_ref(), &self.snapshot_dir, &header, self.nonce, records)
+        snapshot::write_in_steps(self.disk.as_ref(), &self.snapshot_dir, &header, self.nonce, records, pause)
     }
 }

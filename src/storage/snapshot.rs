@@ -187,6 +187,13 @@ impl Snapshot {
         self.bytes
     }
 
+    /// About how many bytes of key and element a record has, on average: seen at the blocks' first ones.
+    pub fn record_bytes(&self) -> u64 {
+        let keys = |block: &Block| u64::from(block.records) * block.first_key.len() as u64;
+        let bytes = self.blocks.iter().map(|block| keys(block).max(u64::from(block.payload_bytes))).sum::<u64>();
+        bytes.checked_div(self.counts.tags).unwrap_or(0)
+    }
+
     /// Its file.
     pub fn path(&self) -> &Path {
         &self.path
@@ -331,9 +338,24 @@ pub fn write(
     nonce: u128,
     records: Records<'_>,
 ) -> Result<Snapshot, StoreError> {
+    write_in_steps(disk, dir, header, nonce, records, &mut || {})
+}
+
+/// The same, with a pause after every MiB.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_in_steps(
+    disk: &dyn Disk,
+    dir: &Path,
+    header: &SnapshotHeader,
+    nonce: u128,
+    records: Records<'_>,
+    pause: &mut dyn FnMut(),
+) -> Result<Snapshot, StoreError> {
     let path = dir.join(file_name(header.lsn));
     let aside = disk::temporary(&path);
-    let outcome = write_aside(disk, &aside, header, nonce, records);
+    let outcome = write_aside(disk, &aside, header, nonce, records, pause);
     if outcome.is_err() {
         // Best effort: a leftover is removed at the next start anyway.
         let _ = disk.remove(&aside);
@@ -350,9 +372,10 @@ fn write_aside(
     header: &SnapshotHeader,
     nonce: u128,
     records: Records<'_>,
+    pause: &mut dyn FnMut(),
 ) -> Result<(), StoreError> {
     let file = disk.create(aside).map_err(StoreError::io("create", aside))?;
-    let mut out = Out { file, path: aside, offset: 0, pending: Vec::new() };
+    let mut out = Out { file, path: aside, offset: 0, pending: Vec::new(), pause };
     out.put(&preamble_bytes(nonce))?;
     let mut blocks = BlockWriter { nonce, ..BlockWriter::default() };
     for record in records {
@@ -372,6 +395,8 @@ struct Out<'a> {
     path: &'a Path,
     offset: u64,
     pending: Vec<u8>,
+    /// Called after every MiB.
+    pause: &'a mut dyn FnMut(),
 }
 
 impl Out<'_> {
@@ -381,7 +406,11 @@ impl Out<'_> {
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         self.pending.extend_from_slice(bytes);
-        if self.pending.len() >= SYNC_EVERY_BYTES { self.flush() } else { Ok(()) }
+        if self.pending.len() >= SYNC_EVERY_BYTES {
+            self.flush()?;
+            (self.pause)();
+        }
+        Ok(())
     }
 
     fn flush(&mut self) -> Result<(), StoreError> {

@@ -19,6 +19,7 @@ const LARGE: StoreLimits = StoreLimits {
     max_retention_bytes: 64 << 20,
     memtable_bytes: 32 << 20,
     recent_bytes: 1 << 20,
+    index_slack_bytes: 4 << 20,
 };
 
 fn up_with(limits: StoreLimits, count: usize, seed: u64) -> Cluster {

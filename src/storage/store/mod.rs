@@ -64,6 +64,8 @@ pub struct StoreLimits {
     pub memtable_bytes: usize,
     /// How much of the newest operations is kept in memory for peers.
     pub recent_bytes: usize,
+    /// Up to this size the index is never [outgrown](super::index::is_outgrown).
+    pub index_slack_bytes: u64,
 }
 
 impl Default for StoreLimits {
@@ -74,6 +76,7 @@ impl Default for StoreLimits {
             max_retention_bytes: 64 << 20,
             memtable_bytes: 32 << 20,
             recent_bytes: 4 << 20,
+            index_slack_bytes: 4 << 20,
         }
     }
 }
