@@ -34,7 +34,7 @@ pub mod state;
 pub mod version_vector;
 
 pub use answers::{Answer, Answered, Answers, AskedHash, MAX_ANSWER_TAGS, RequestKey, TagList};
-pub use element::{Element, Record, RecordKey};
+pub use element::{Element, MAX_INLINE_BYTES, Record, RecordKey};
 pub use id::{Dot, NodeId, ReplicaId, Seq, Tag};
 pub use incarnations::{Incarnation, Incarnations, UnknownReplica};
 pub use join::{DotSet, JoinCommit, JoinId, JoinPart, KeptRecords, LiveBits};

@@ -34,6 +34,15 @@ impl CompactionPlan {
     /// # Errors
     /// If something cannot be read or written. The store is as it was then.
     pub fn run(self) -> Result<Snapshot, StoreError> {
+        self.run_in_steps(&mut || {})
+    }
+
+    /// The same, with a pause after every segment that was read and every MiB that was written and synced, for whoever
+    /// wants the disk and the processor meanwhile.
+    ///
+    /// # Errors
+    /// As [`CompactionPlan::run`].
+    pub fn run_in_steps(self, pause: &mut dyn FnMut()) -> Result<Snapshot, StoreError> {
         let mut state = State::default();
         let (mut lsn, mut frame_checksum, mut own) = (Lsn(0), 0, self.own);
         let mut base: &dyn Base = &EmptyBase;
@@ -67,12 +76,13 @@ impl CompactionPlan {
                     });
                 }
             }
+            pause();
         }
         let (vv, floor, incarnations) = (state.vv.clone(), state.floor.clone(), state.incarnations.clone());
         let header = SnapshotHeader { lsn, frame_checksum, own, context: Context { vv, floor, incarnations } };
         let records = state.records(base, &[]);
         let forgetful = Answers::default();
         let answers = if planted::is(Bug::AnswersNotInSnapshot) { &forgetful } else { &state.answers };
-        snapshot::write(self.disk.as_ref(), &self.snapshot_dir, &header, self.nonce, records, answers)
+        snapshot::write_in_steps(self.disk.as_ref(), &self.snapshot_dir, &header, self.nonce, records, answers, pause)
     }
 }

@@ -276,10 +276,6 @@ fn build_index(
     source: &mut dyn IndexSource,
 ) -> Result<Built, StoreError> {
     let position = IndexPosition { lsn: replay.lsn, checksum: replay.checksum };
-    let changes = |replay: &Replay| {
-        let changes = replay.state.memtable.changes().map(|(key, change)| (key.clone(), change.clone()));
-        FeedBatch { changes: changes.collect(), position }
-    };
     let why = match opened {
         Ok(index) => {
             let base = Arc::clone(&index) as Arc<dyn Base + Send + Sync>;
@@ -289,10 +285,8 @@ fn build_index(
                 let delta = count_changes(base.as_ref(), replay.state.memtable.changes())?;
                 (counts, uncounted_changes) = (delta.after(counts).unwrap_or_default(), 0);
             }
-            let mut feed = IndexState::new(Some(index), None);
-            if !replay.state.memtable.is_empty() {
-                feed.push(changes(replay));
-            }
+            let mut feed = IndexState::with(index, false);
+            replay.feed.drain(..).for_each(|batch| feed.push(batch));
             let (outcome, snapshot_wanted) = (IndexOutcome::Trusted, None);
             return Ok(Built { base, index: feed, outcome, counts, uncounted_changes, snapshot_wanted });
         }
@@ -311,7 +305,7 @@ fn build_index(
             let (base, counts) = (Arc::clone(&index) as Arc<dyn Base + Send + Sync>, index.counts());
             Ok(Built {
                 base,
-                index: IndexState::new(Some(index), None),
+                index: IndexState::with(index, true),
                 outcome: IndexOutcome::Rebuilt(why),
                 counts,
                 uncounted_changes: 0,
@@ -320,8 +314,9 @@ fn build_index(
         }
         Err(error) => {
             let counts = count(replay.state.records(snapshot.as_ref(), &[]))?;
-            let mut feed = IndexState::new(None, Some(Lsn(0)));
-            feed.push(changes(replay));
+            let mut feed = IndexState::missing();
+            let changes = replay.state.memtable.changes().map(|(key, change)| (key.clone(), change.clone()));
+            feed.push(FeedBatch { changes: changes.collect(), position });
             let joined = replay.state.memtable.joined();
             let snapshot_wanted = (joined > 0).then_some(replay.lsn);
             if joined > 0 {
