@@ -38,6 +38,7 @@ mod clients;
 pub mod decode;
 pub mod encode;
 mod peek;
+mod quick;
 mod rejection;
 mod request;
 pub mod sync;
