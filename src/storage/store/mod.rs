@@ -240,7 +240,9 @@ impl Store {
     fn append(&mut self, entry: Entry) -> Result<(), ApplyError> {
         // Without peers nobody will ask for them.
         let recent_bytes = if self.manifest.nodes.len() > 1 { self.limits.recent_bytes } else { 0 };
-        self.recent.prepare(&self.state.vv);
+        if recent_bytes > 0 {
+            self.recent.prepare(&self.state.vv);
+        }
         self.state.apply(self.base.as_ref(), &entry)?;
         self.joins.see(Lsn(self.lsn.0 + self.pending.len() as u64 + 1), &entry);
         match &entry {
@@ -281,7 +283,9 @@ impl Store {
             let vv = vv.clone();
             self.open_segment(vv)?;
         }
-        let pending = std::mem::take(&mut self.pending);
+        // The next batch is likely to be as large, as far as that goes.
+        let next = Vec::with_capacity(self.pending.len().min(MAX_BATCH_OPS + 1));
+        let pending = std::mem::replace(&mut self.pending, next);
         let mut payload = Vec::with_capacity(self.pending_bytes + 1024);
         self.pending_bytes = 0;
         let mut joined = false;
