@@ -168,3 +168,36 @@ impl Output {
         Ok(false)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replica::{ElementList, Style};
+
+    fn reply(msg_id: i64, arrived_ms: u64, reply: Reply) -> Outgoing {
+        Outgoing::Reply { ticket: Ticket { client: "c1".into(), msg_id, style: Style::OrSet, arrived_ms }, reply }
+    }
+
+    fn piece(msg_id: i64, first: bool, last: bool) -> Outgoing {
+        let mut elements = ElementList::default();
+        elements.push(msg_id.to_string().as_bytes());
+        reply(msg_id, 1, Reply::Piece { elements, first, last })
+    }
+
+    #[test]
+    fn a_reply_in_pieces_is_late_when_it_begins_or_not_at_all() {
+        let mut output = Output::new(100);
+        let own = NodeId::new("n1").unwrap();
+        // The first is in time, and ends as it has begun; the second is not.
+        output.add(&own, vec![piece(1, true, false)], 101);
+        output.add(&own, vec![piece(1, false, false), piece(1, false, true), piece(2, true, false)], 102);
+        output.add(&own, vec![piece(2, false, true), reply(3, 102, Reply::Contains(true))], 103);
+        let lines = String::from_utf8(output.buffer).unwrap();
+        let lines: Vec<&str> = lines.lines().map(|line| line.split_once("\"body\": ").unwrap().1).collect();
+        let expected = [
+            r#"{"type": "or_set_read_ok", "in_reply_to": 1, "elements": [1, 1, 1], "msg_id": 0}}"#,
+            r#"{"type": "or_set_contains_ok", "in_reply_to": 3, "value": true, "msg_id": 1}}"#,
+        ];
+        assert_eq!((lines, output.late), (expected.to_vec(), 1));
+    }
+}
