@@ -68,7 +68,7 @@ fn million() {
     let store = dir.path().join("big");
     let mut node = Direct::start(&store);
     let rate = MILLION as f64 / node.pipe(0..MILLION).as_secs_f64();
-    let peak = node.peak_resident_mib();
+    let peak = node.peak_mib();
     let figure = Figure::of(6, "memory while 1M elements are loaded, peak").ours("MiB", peak);
     figure.at_most("MiB", peak, 160.0).detail(format!("loaded at {rate:.0} adds/s")).record();
     drop(node);
@@ -96,7 +96,7 @@ fn ten_million() {
     let store = dir.path().join("big");
     let mut node = Direct::start(&store);
     let rate = (10 * MILLION) as f64 / node.pipe(0..10 * MILLION).as_secs_f64();
-    println!("ten_million: loaded at {rate:.0} adds/s, peak of {:.0} MiB in memory", node.peak_resident_mib());
+    println!("ten_million: loaded at {rate:.0} adds/s, peak of {:.0} MiB in memory", node.peak_mib());
     settle(&node);
     drop(node);
     let (answers, idle) = restarts(&store);

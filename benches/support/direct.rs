@@ -1,6 +1,6 @@
 //! A node that is spoken to on its two pipes, as fast as one thread can.
 
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ impl Direct {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().expect("the binary can be started");
         let stdin = child.stdin.take().expect("piped");
-        let stdout = BufReader::with_capacity(1 << 16, child.stdout.take().expect("piped"));
+        let stdout = BufReader::with_capacity(1 << 18, child.stdout.take().expect("piped"));
         let mut node = Self { child, stdin, stdout, next_msg_id: 1 };
         let reply = node.call(r#""type":"init","node_id":"n1","node_ids":["n1"]"#);
         assert!(reply.contains("init_ok"), "{reply}");
@@ -62,29 +62,49 @@ impl Direct {
 
     /// So many requests of a type, one for each of these elements, without waiting in between; how long it took from the
     /// first byte to the last reply.
-    pub fn pipe_all(&mut self, kind: &str, numbers: impl Iterator<Item = u64> + Send, wanted: u64) -> Duration {
+    pub fn pipe_all(&mut self, kind: &str, numbers: impl Iterator<Item = u64>, wanted: u64) -> Duration {
+        let lines = lines(numbers.map(|n| format!(r#""type":"{kind}","element":{}"#, element(n))));
+        assert_eq!(newlines(&lines) as u64, wanted);
+        self.pipe_lines(&lines)
+    }
+
+    /// Sends these lines without waiting in between; how long it took from the first byte to the last reply.
+    pub fn pipe_lines(&mut self, lines: &[u8]) -> Duration {
+        let wanted = newlines(lines);
         let start = Instant::now();
         let (stdin, stdout) = (&mut self.stdin, &mut self.stdout);
         std::thread::scope(|scope| {
-            scope.spawn(move || {
-                let mut out = BufWriter::with_capacity(1 << 16, stdin);
-                for n in numbers {
-                    let body = format!(r#""type":"{kind}","msg_id":{},"element":{}"#, n + 10, element(n));
-                    writeln!(out, r#"{{"src":"c1","dest":"n1","body":{{{body}}}}}"#).expect("the node reads");
-                }
-                out.flush().expect("the node reads");
-            });
+            scope.spawn(move || stdin.write_all(lines).expect("the node reads"));
             let mut replies = 0;
             while replies < wanted {
                 let chunk = stdout.fill_buf().expect("the node answers");
                 assert!(!chunk.is_empty(), "the node ended after {replies} replies");
-                replies += chunk.iter().filter(|byte| **byte == b'\n').count() as u64;
+                replies += newlines(chunk);
                 let read = chunk.len();
                 stdout.consume(read);
             }
             assert_eq!(replies, wanted);
         });
         start.elapsed()
+    }
+
+    /// A whole read, of which only the commas are kept: how long it took, and how many elements it brought.
+    pub fn read(&mut self) -> (Duration, usize) {
+        let line = lines(std::iter::once(r#""type":"or_set_read""#.to_owned()));
+        let start = Instant::now();
+        self.stdin.write_all(&line).expect("the node reads");
+        let mut commas = 0;
+        loop {
+            let chunk = self.stdout.fill_buf().expect("the node answers");
+            let end = memchr::memchr(b'\n', chunk);
+            let length = end.map_or(chunk.len(), |at| at + 1);
+            commas += memchr::memchr_iter(b',', &chunk[..length]).count();
+            self.stdout.consume(length);
+            if end.is_some() {
+                // {src, dest, body: {type, in_reply_to, elements: [first, second …], msg_id}}
+                return (start.elapsed(), commas + 1 - 5);
+            }
+        }
     }
 
     /// How long each of so many adds takes, one after another, in µs.
@@ -104,7 +124,7 @@ impl Direct {
     }
 
     /// The most that it ever had in memory.
-    pub fn peak_resident_mib(&self) -> f64 {
+    pub fn peak_mib(&self) -> f64 {
         self.status_mib("VmHWM:")
     }
 
@@ -121,6 +141,19 @@ impl Direct {
         let kib: f64 = line.trim().trim_end_matches(" kB").parse().expect("a number of KiB");
         kib / 1024.0
     }
+}
+
+/// Lines for requests with these bodies, as [`Direct::call`] takes them.
+pub fn lines(bodies: impl Iterator<Item = String>) -> Vec<u8> {
+    let mut lines = Vec::new();
+    for (msg_id, body) in (1_000_000..).zip(bodies) {
+        writeln!(lines, r#"{{"src":"c1","dest":"n1","body":{{"msg_id":{msg_id},{body}}}}}"#).expect("a Vec takes all");
+    }
+    lines
+}
+
+fn newlines(bytes: &[u8]) -> usize {
+    memchr::memchr_iter(b'\n', bytes).count()
 }
 
 impl Drop for Direct {

@@ -2,7 +2,7 @@
 //! its process id.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -82,6 +82,26 @@ impl Redis {
         let members = Self::ask(self.port, "SCARD s").and_then(|text| text[1..].parse::<u64>().ok());
         assert!(members.is_some_and(|n| n > adds * 99 / 100), "{members:?} members: not all adds were new");
         rate.unwrap_or_else(|| panic!("no rate in {said:?}"))
+    }
+
+    /// How long each of so many SMEMBERS of the set `s` takes, which has `members` of `member_bytes` each.
+    pub fn members(&self, reads: usize, members: usize, member_bytes: usize) -> Vec<Duration> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("it runs");
+        let one = format!("${member_bytes}\r\n").len() + member_bytes + 2;
+        let reply_bytes = format!("*{members}\r\n").len() + members * one;
+        let mut buffer = vec![0; 1 << 18];
+        let mut read = || {
+            let start = Instant::now();
+            stream.write_all(b"SMEMBERS s\r\n").expect("it reads");
+            let mut rest = reply_bytes;
+            while rest > 0 {
+                let length = stream.read(&mut buffer).expect("it answers");
+                assert!((1..=rest).contains(&length), "{length} bytes where {rest} were to come");
+                rest -= length;
+            }
+            start.elapsed()
+        };
+        (0..reads).map(|_| read()).collect()
     }
 }
 

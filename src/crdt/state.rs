@@ -166,7 +166,7 @@ impl State {
             OpBody::Remove { element, tags } => {
                 let prefix = element.key_prefix();
                 for tag in tags {
-                    self.change(RecordKey::from_prefix(prefix.clone(), *tag), Change::Delete);
+                    self.change(RecordKey::from_prefix(&prefix, *tag), Change::Delete);
                 }
             }
         }

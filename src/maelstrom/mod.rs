@@ -39,6 +39,7 @@ pub mod decode;
 pub mod encode;
 pub mod packed;
 mod peek;
+mod quick;
 mod rejection;
 mod request;
 pub mod sync;

@@ -259,7 +259,7 @@ impl Snapshot {
                     (new, prefix)
                 }
             };
-            let key = RecordKey::from_prefix(prefix.clone(), tag);
+            let key = RecordKey::from_prefix(&prefix, tag);
             let long_element = key.inline_element().is_none().then(|| same.clone());
             records.push(Record { key, long_element });
             last = Some((same, prefix));

@@ -94,7 +94,8 @@ impl IndexState {
 impl Store {
     /// Hands what has just been made durable to the index.
     pub(super) fn feed_fresh(&mut self) {
-        let changes = self.state.fresh.replace(Vec::new()).unwrap_or_default();
+        let changes = self.state.fresh.take().unwrap_or_default();
+        self.state.fresh = Some(Vec::with_capacity(changes.len().min(super::MAX_BATCH_OPS + 1)));
         let position = IndexPosition { lsn: self.lsn, checksum: self.checksum };
         if self.state.memtable.joined() > self.index.joined.len() {
             self.index.laid(self.state.memtable.joined(), self.lsn);
@@ -102,6 +103,11 @@ impl Store {
         }
         self.index.push(FeedBatch { changes, position });
         self.maintain();
+    }
+
+    /// Whether there are batches that the index can be given.
+    pub fn has_feed(&self) -> bool {
+        self.index.rebuild_from.is_none() && self.index.index.is_some() && !self.index.queue.is_empty()
     }
 
     /// The batches that the index has not been given yet, oldest first; none while it has to be rebuilt.
@@ -225,6 +231,11 @@ impl Store {
 
     /// Whether the index has fallen so far behind that nothing more should be added until it has caught up.
     pub fn is_saturated(&self) -> bool {
+        self.is_memtable_filled(1)
+    }
+
+    /// Whether the memtable has reached the given part (2: half) of the size at which the store is saturated.
+    pub fn is_memtable_filled(&self, part: usize) -> bool {
         // While it is being rebuilt it does not catch up step by step, so there is room for what comes meanwhile.
         let rebuilding = self.index.rebuild_from.is_some();
         let limit = if rebuilding {
@@ -232,7 +243,7 @@ impl Store {
         } else {
             self.limits.memtable_bytes
         };
-        self.index.index.is_some() && self.state.memtable.bytes() >= limit
+        self.index.index.is_some() && self.state.memtable.bytes() >= limit / part
     }
 
     /// By how many LSNs the index is behind.

@@ -250,7 +250,9 @@ impl Store {
     fn append(&mut self, entry: Entry) -> Result<(), ApplyError> {
         // Without peers nobody will ask for them.
         let recent_bytes = if self.manifest.nodes.len() > 1 { self.limits.recent_bytes } else { 0 };
-        self.recent.prepare(&self.state.vv);
+        if recent_bytes > 0 {
+            self.recent.prepare(&self.state.vv);
+        }
         self.state.apply(self.base.as_ref(), &entry)?;
         self.joins.see(Lsn(self.lsn.0 + self.pending.len() as u64 + 1), &entry);
         match &entry {
@@ -288,7 +290,8 @@ impl Store {
             let vv = vv.clone();
             self.open_segment(vv)?;
         }
-        let pending = std::mem::take(&mut self.pending);
+        let next = self.pending.next();
+        let pending = std::mem::replace(&mut self.pending, next);
         let mut payload = Vec::with_capacity(pending.bytes() + 1024);
         let mut frames = Vec::new();
         for batch in pending.frames() {
