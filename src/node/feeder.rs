@@ -16,6 +16,9 @@ use crate::storage::{IndexSource, Snapshot};
 const ENOUGH_CHANGES: usize = 1024;
 /// … or after this.
 const GATHER: Duration = Duration::from_millis(200);
+/// Changes wait in the loop for so long, or until there are enough of them, before they are handed over: the thread would
+/// else be woken by every single operation, which costs both of them time.
+const HAND_OVER: Duration = Duration::from_millis(20);
 /// How often `index.state` is brought up to date.
 const NOTE_EVERY: Duration = Duration::from_secs(1);
 
@@ -31,6 +34,9 @@ enum Command {
 pub struct Feeder {
     commands: Sender<Command>,
     closed: Receiver<Option<IndexPosition>>,
+    /// What has not been handed over yet, and since when.
+    held: Vec<FeedBatch>,
+    since: Option<Instant>,
 }
 
 impl Feeder {
@@ -51,28 +57,50 @@ impl Feeder {
             let _ = closing.send(worker.run(&receiver));
         };
         std::thread::Builder::new().name("index".into()).spawn(run)?;
-        Ok(Self { commands, closed })
+        Ok(Self { commands, closed, held: Vec::new(), since: None })
     }
 
-    /// Hands over what is durable by now.
-    pub fn feed(&self, batches: Vec<FeedBatch>) {
-        if !batches.is_empty() {
-            // If the thread is gone it has said why.
-            let _ = self.commands.send(Command::Feed(batches));
+    /// Takes what has become durable, and hands it over when it is time.
+    pub fn feed(&mut self, batches: Vec<FeedBatch>) {
+        self.held.extend(batches);
+        if self.held.is_empty() {
+            return;
+        }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= HAND_OVER || count(&self.held) >= ENOUGH_CHANGES {
+            self.hand_over();
         }
     }
 
+    /// When [`Feeder::feed`] is to be called again even if there is nothing new.
+    pub fn due_in(&self) -> Option<Duration> {
+        self.since.map(|since| HAND_OVER.saturating_sub(since.elapsed()))
+    }
+
+    fn hand_over(&mut self) {
+        self.since = None;
+        // If the thread is gone it has said why.
+        let _ = self.commands.send(Command::Feed(std::mem::take(&mut self.held)));
+    }
+
     /// Has a new index built from a snapshot.
-    pub fn rebuild(&self, snapshot: Arc<Snapshot>) {
+    pub fn rebuild(&mut self, snapshot: Arc<Snapshot>) {
+        self.hand_over();
         let _ = self.commands.send(Command::Rebuild(snapshot));
     }
 
     /// Brings the index up to everything that was fed, closes it durably, and says where it stands. Nobody else may
     /// hold the index any more. A thread that is stuck in sled is left behind: the next start then rebuilds the index.
-    pub fn stop(self) -> Option<IndexPosition> {
+    pub fn stop(mut self) -> Option<IndexPosition> {
+        self.hand_over();
         drop(self.commands);
         self.closed.recv_timeout(CLOSE_PATIENCE).ok().flatten()
     }
+}
+
+/// How many changes there are.
+fn count(batches: &[FeedBatch]) -> usize {
+    batches.iter().map(|batch| batch.changes.len()).sum()
 }
 
 struct Worker {
@@ -119,8 +147,7 @@ impl Worker {
                 Ok(Command::Feed(batches)) => {
                     self.since.get_or_insert_with(Instant::now);
                     self.waiting.extend(batches);
-                    let changes: usize = self.waiting.iter().map(|batch| batch.changes.len()).sum();
-                    if changes >= ENOUGH_CHANGES {
+                    if count(&self.waiting) >= ENOUGH_CHANGES {
                         self.apply()?;
                     }
                 }

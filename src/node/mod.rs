@@ -210,7 +210,8 @@ impl Node {
         let wakeup = self.running.as_ref().and_then(|running| running.replica.next_wakeup_ms());
         let replica = wakeup.map(|at| Duration::from_millis(at.saturating_sub(self.now_ms())));
         let compaction = self.retry_compaction_at.map(|at| at.saturating_duration_since(Instant::now()));
-        [replica, compaction].into_iter().flatten().min()
+        let feed = self.running.as_ref().and_then(|running| running.feeder.due_in());
+        [replica, compaction, feed].into_iter().flatten().min()
     }
 
     /// Handles the lines that are there, until a batch is full; says whether there are more.
@@ -413,7 +414,7 @@ impl Node {
                 break;
             }
         }
-        let Some(Running { mut replica, feeder, lock, .. }) = self.running.take() else { return Ok(()) };
+        let Some(Running { mut replica, mut feeder, lock, .. }) = self.running.take() else { return Ok(()) };
         feeder.feed(replica.store_mut().take_feed());
         replica.store_mut().release_index();
         let index = feeder.stop();

@@ -115,6 +115,13 @@ pub enum IndexError {
     Records(#[from] BaseError),
 }
 
+impl IndexError {
+    /// Whether it only was not allowed: that says nothing about the index.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied)
+    }
+}
+
 impl From<IndexError> for BaseError {
     fn from(error: IndexError) -> Self {
         match error {
