@@ -188,10 +188,7 @@ impl Worker {
             (self.noted, self.noted_position) = (Instant::now(), position);
             self.source.note(position)?;
             self.events.send(Event::IndexNoted(position.lsn));
-            // Nothing depends on it that could not wait for the next time.
-            if let Ok(bytes) = index.size_on_disk() {
-                self.events.send(Event::IndexMeasured(bytes));
-            }
+            self.events.send(Event::IndexMeasured(index.disk_bytes()));
         }
         Ok(())
     }

@@ -20,6 +20,7 @@ const LARGE: StoreLimits = StoreLimits {
     memtable_bytes: 32 << 20,
     recent_bytes: 1 << 20,
     index_slack_bytes: 4 << 20,
+    max_join_changes: 16_384,
 };
 
 fn up_with(limits: StoreLimits, count: usize, seed: u64) -> Cluster {
@@ -303,7 +304,7 @@ fn an_index_that_has_outgrown_its_records_is_replaced_while_replicas_talk() {
         cluster.add(n % 2, &format!("e{n}"));
         cluster.run(20);
     }
-    let size = |cluster: &Cluster| cluster.slots[0].store().index().unwrap().size_on_disk().unwrap();
+    let size = |cluster: &Cluster| cluster.slots[0].store().index().unwrap().disk_bytes();
     cluster.run(2_000);
     let full = size(&cluster);
     for n in 0..60 {

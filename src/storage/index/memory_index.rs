@@ -92,6 +92,14 @@ impl Index for MemoryIndex {
         self.read(|contents| contents.counts)
     }
 
+    fn standing(&self) -> Result<(IndexPosition, Counts), IndexError> {
+        Ok(self.read(|contents| (contents.position, contents.counts)))
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        self.read(|contents| contents.bytes_written)
+    }
+
     fn apply(&self, changes: &[(RecordKey, Change)], position: IndexPosition) -> Result<(), IndexError> {
         let net = net_changes(changes);
         let mut contents = self.0.write().unwrap_or_else(PoisonError::into_inner);
@@ -111,9 +119,5 @@ impl Index for MemoryIndex {
 
     fn sync(&self) -> Result<(), IndexError> {
         Ok(())
-    }
-
-    fn size_on_disk(&self) -> Result<u64, IndexError> {
-        Ok(self.read(|contents| contents.bytes_written))
     }
 }

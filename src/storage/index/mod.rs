@@ -29,7 +29,7 @@
 use std::path::PathBuf;
 
 use crate::crdt::{Base, BaseError, Change, RecordKey};
-use crate::storage::{Counts, Lsn};
+use crate::storage::{Counts, Lsn, StoreError};
 
 mod count;
 mod inspect;
@@ -122,6 +122,12 @@ impl IndexError {
     }
 }
 
+impl From<IndexError> for StoreError {
+    fn from(error: IndexError) -> Self {
+        BaseError::from(error).into()
+    }
+}
+
 impl From<IndexError> for BaseError {
     fn from(error: IndexError) -> Self {
         match error {
@@ -139,6 +145,16 @@ pub trait Index: Base + Send + Sync {
     /// How many elements and tags are in it.
     fn counts(&self) -> Counts;
 
+    /// Where the records stand that are there at this moment, and how many they are. While changes are applied
+    /// ([`Index::position`] may lag then) this changes in the same step as the records do.
+    ///
+    /// # Errors
+    /// If that cannot be read.
+    fn standing(&self) -> Result<(IndexPosition, Counts), IndexError>;
+
+    /// How many bytes of disk it takes. It never gives any back: see [`is_outgrown`].
+    fn disk_bytes(&self) -> u64;
+
     /// Takes in all changes up to `position`, in one atomic step.
     ///
     /// # Errors
@@ -150,10 +166,4 @@ pub trait Index: Base + Send + Sync {
     /// # Errors
     /// If that failed.
     fn sync(&self) -> Result<(), IndexError>;
-
-    /// How many bytes of disk it takes. It never gives any back: see [`is_outgrown`].
-    ///
-    /// # Errors
-    /// If its files cannot be looked at.
-    fn size_on_disk(&self) -> Result<u64, IndexError>;
 }

@@ -287,6 +287,18 @@ impl Index for SledIndex {
         self.meta().counts()
     }
 
+    fn standing(&self) -> Result<(IndexPosition, Counts), IndexError> {
+        let bytes = self.guard("read", || self.tree.get(META_KEY))?;
+        let meta = bytes.and_then(|bytes| Meta::decode(&bytes));
+        let meta = meta.ok_or_else(|| self.corrupt("its position is gone, or garbled".into()))?;
+        Ok((meta.position(), meta.counts()))
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        // Where that cannot be told it is of no consequence.
+        bytes_on_disk(&self.dir).unwrap_or(0)
+    }
+
     fn apply(&self, changes: &[(RecordKey, Change)], position: IndexPosition) -> Result<(), IndexError> {
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         if self.broken.swap(true, Ordering::Relaxed) {
@@ -318,9 +330,5 @@ impl Index for SledIndex {
         sync_tree(&self.dir)?;
         // The directory's own name is in its parent.
         self.dir.parent().map_or(Ok(()), sync_path)
-    }
-
-    fn size_on_disk(&self) -> Result<u64, IndexError> {
-        bytes_on_disk(&self.dir)
     }
 }
