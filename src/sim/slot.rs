@@ -29,8 +29,8 @@ pub const SMALL: StoreLimits = StoreLimits {
     max_retention_bytes: 2000,
     memtable_bytes: 1 << 20,
     recent_bytes: 1 << 10,
-    index_slack_bytes: 2000,
     max_join_changes: 4,
+    index_slack_bytes: 2000,
 };
 
 /// Commits of which it is remembered what was held then, for the index.

@@ -30,9 +30,6 @@ pub fn snapshot_dir(dir: &Path) -> PathBuf {
 /// A batch on its way past, for those who want to see the log itself.
 pub type OnBatch<'a> = &'a mut dyn FnMut(&Path, u64, &Batch);
 
-/// Frames with fewer changes than this are fed to the index together with those after them.
-const ENOUGH_CHANGES: usize = 1024;
-
 /// What a fold does so that a state delta of any size takes little memory: its parts stay in the log, which is not to
 /// change meanwhile, and one that changes more than so many records is laid over them.
 #[derive(Clone)]
@@ -42,6 +39,9 @@ pub struct Thrift {
     /// See [`State::max_join_changes`].
     pub max_join_changes: usize,
 }
+
+/// Frames with fewer changes than this are fed to the index together with those after them.
+const ENOUGH_CHANGES: usize = 1024;
 
 /// The outcome of reading a store.
 pub struct Replay {
@@ -295,12 +295,12 @@ impl<'a> Fold<'a> {
             }
         }
         (self.at, self.checksum, self.own) = (batch.last(), visit.frame.checksum, batch.own.or(self.own));
-        self.keep_for_index();
         if let Some(Thrift { disk, .. }) = &self.thrift {
             let (disk, path, nonce) = (Arc::clone(disk), visit.path.to_path_buf(), visit.nonce);
             let frames = vec![(visit.frame.offset, visit.frame.end)];
             self.state.keep_staged(|join, records| Arc::new(LoggedParts { disk, path, nonce, frames, join, records }));
         }
+        self.keep_for_index();
         Ok(())
     }
 

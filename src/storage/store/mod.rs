@@ -66,11 +66,11 @@ pub struct StoreLimits {
     pub memtable_bytes: usize,
     /// How much of the newest operations is kept in memory for peers.
     pub recent_bytes: usize,
-    /// Up to this size the index is never [outgrown](super::index::is_outgrown).
-    pub index_slack_bytes: u64,
     /// A state delta that changes more records than this is not worked into the memtable and the index: it is laid over
     /// them, and the index is rebuilt from the next snapshot.
     pub max_join_changes: usize,
+    /// Up to this size the index is never [outgrown](super::index::is_outgrown).
+    pub index_slack_bytes: u64,
 }
 
 impl Default for StoreLimits {
@@ -81,8 +81,8 @@ impl Default for StoreLimits {
             max_retention_bytes: 64 << 20,
             memtable_bytes: 32 << 20,
             recent_bytes: 4 << 20,
-            index_slack_bytes: 4 << 20,
             max_join_changes: 16_384,
+            index_slack_bytes: 4 << 20,
         }
     }
 }
