@@ -61,7 +61,7 @@ pub struct SalvageArgs {
 pub fn run(args: &SalvageArgs) -> anyhow::Result<()> {
     let broken = one_store_at(&args.broken)?;
     let _lock = StoreLock::acquire_existing(&broken)?;
-    let pinned = PinnedDisk::of_store(&broken).map_err(StoreError::io("open the files of", &broken))?;
+    let pinned = PinnedDisk::of_store(&broken)?;
     match read_as_a_start(&pinned, &broken, None) {
         Ok(_) => return Err(RepairError::Sound(broken).into()),
         Err(newer @ StoreError::Newer { .. }) => return Err(newer.into()),

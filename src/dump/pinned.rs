@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
+use crate::storage::StoreError;
 use crate::storage::disk::{self, Disk, DiskFile, RealDisk};
 use crate::storage::log::segment;
 use crate::storage::manifest::Manifest;
@@ -31,8 +32,8 @@ impl PinnedDisk {
     /// instant.
     ///
     /// # Errors
-    /// As the file system has it.
-    pub fn of_store(dir: &Path) -> io::Result<Self> {
+    /// As the file system has it, with the file's name.
+    pub fn of_store(dir: &Path) -> Result<Self, StoreError> {
         let path = Manifest::path(dir);
         let mut tries = 1;
         loop {
@@ -59,17 +60,20 @@ impl PinnedDisk {
     /// listed too or did not exist yet.
     ///
     /// # Errors
-    /// As the file system has it; a file that vanishes meanwhile is just not there.
-    pub fn new(dirs: &[PathBuf], wanted: impl Fn(&str) -> bool) -> io::Result<Self> {
+    /// As the file system has it, with the file's name; a file that vanishes meanwhile is just not there.
+    pub fn new(dirs: &[PathBuf], wanted: impl Fn(&str) -> bool) -> Result<Self, StoreError> {
         allow_many_files();
         let mut pinned = Self::default();
         for dir in dirs {
-            let names = RealDisk.list(dir)?;
+            let names = RealDisk.list(dir).map_err(StoreError::io("list", dir))?;
             for name in names.iter().filter(|name| wanted(name)) {
                 let path = dir.join(name);
                 match PinnedFile::open(&path) {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    file => drop(pinned.files.insert(path, Arc::new(file?))),
+                    file => {
+                        let file = file.map_err(StoreError::io("open", &path))?;
+                        pinned.files.insert(path, Arc::new(file));
+                    }
                 }
             }
             pinned.dirs.insert(dir.clone(), names);
@@ -88,12 +92,14 @@ enum Found {
 }
 
 /// A manifest on a bad sector hides nothing else of the store. Not to be allowed to read it is another matter.
-fn manifest_of(path: &Path) -> io::Result<Found> {
+fn manifest_of(path: &Path) -> Result<Found, StoreError> {
     match disk::read(&RealDisk, path) {
         Ok(bytes) => Ok(Found::Bytes(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
-        Err(error) => error.raw_os_error().map(Found::Unreadable).ok_or(error),
+        Err(error) => match error.raw_os_error().filter(|_| error.kind() != io::ErrorKind::PermissionDenied) {
+            Some(code) => Ok(Found::Unreadable(code)),
+            None => Err(StoreError::io("read", path)(error)),
+        },
     }
 }
 
@@ -201,6 +207,17 @@ impl DiskFile for PinnedFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A link that leads to itself cannot be opened by anybody, not even by root.
+    #[test]
+    fn a_file_that_cannot_be_opened_is_named() {
+        let store = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(log_dir(store.path())).unwrap();
+        let name = segment::file_name(7);
+        std::os::unix::fs::symlink(&name, log_dir(store.path()).join(&name)).unwrap();
+        let error = PinnedDisk::of_store(store.path()).err().expect("it cannot be opened").to_string();
+        assert!(error.contains(&format!("log/{name}: cannot open")), "{error}");
+    }
 
     #[test]
     fn what_happens_to_a_pinned_file_later_does_not_show() {

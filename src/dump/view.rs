@@ -78,7 +78,7 @@ impl View {
         let wanted = |name: &str| {
             Some(name) == snapshot.as_deref() || segment::parse_file_name(name).is_some_and(|number| number >= oldest)
         };
-        PinnedDisk::new(&[log_dir(dir), snapshot_dir(dir)], wanted).map_err(StoreError::io("open the files of", dir))
+        PinnedDisk::new(&[log_dir(dir), snapshot_dir(dir)], wanted)
     }
 
     fn read(dir: &Path, manifest: &[u8], disk: PinnedDisk) -> Result<Self, StoreError> {

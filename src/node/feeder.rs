@@ -75,6 +75,11 @@ impl Feeder {
     }
 }
 
+/// How many changes there are.
+fn count(batches: &[FeedBatch]) -> usize {
+    batches.iter().map(|batch| batch.changes.len()).sum()
+}
+
 struct Worker {
     source: Box<dyn IndexSource>,
     index: Option<Arc<dyn Index>>,
@@ -119,8 +124,7 @@ impl Worker {
                 Ok(Command::Feed(batches)) => {
                     self.since.get_or_insert_with(Instant::now);
                     self.waiting.extend(batches);
-                    let changes: usize = self.waiting.iter().map(|batch| batch.changes.len()).sum();
-                    if changes >= ENOUGH_CHANGES {
+                    if count(&self.waiting) >= ENOUGH_CHANGES {
                         self.apply()?;
                     }
                 }
@@ -161,10 +165,7 @@ impl Worker {
             (self.noted, self.noted_position) = (Instant::now(), position);
             self.source.note(position)?;
             self.events.send(Event::IndexNoted(position.lsn));
-            // Nothing depends on it that could not wait for the next time.
-            if let Ok(bytes) = index.size_on_disk() {
-                self.events.send(Event::IndexMeasured(bytes));
-            }
+            self.events.send(Event::IndexMeasured(index.disk_bytes()));
         }
         Ok(())
     }

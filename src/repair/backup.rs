@@ -45,7 +45,7 @@ pub struct Copied {
 /// # Errors
 /// If the store is damaged, of a later version or cannot be read, or the copy cannot be written.
 pub fn backup(store: &Path, new: &Path) -> Result<Copied, RepairError> {
-    let pinned = PinnedDisk::of_store(store).map_err(StoreError::io("open the files of", store))?;
+    let pinned = PinnedDisk::of_store(store)?;
     let replay = read_as_a_start(&pinned, store, None)?;
     let made = NewStore::begin(new, store)?;
     let mut bytes = 0;

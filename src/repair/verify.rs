@@ -110,14 +110,14 @@ impl Report {
 pub fn verify(store: &Path) -> Result<Report, StoreError> {
     match lock_existing(store) {
         Ok(lock) => {
-            let (pinned, copy) = (pin(store)?, IndexCopy::take(store));
+            let (pinned, copy) = (PinnedDisk::of_store(store)?, IndexCopy::take(store));
             // A node that starts meanwhile waits for the lock for two seconds only.
             drop(lock);
             check(&pinned, store, copy)
         }
         Err(error) => {
             let in_use = matches!(error, StoreError::InUse { .. });
-            let mut report = check_files(&pin(store)?, store, in_use)?;
+            let mut report = check_files(&PinnedDisk::of_store(store)?, store, in_use)?;
             // Not to be allowed to lock is no reason not to look at the rest.
             let why = if in_use { "the node is running, and has its index open".to_owned() } else { error.to_string() };
             report.index = IndexCheck::NotLookedAt(why);
@@ -128,11 +128,7 @@ pub fn verify(store: &Path) -> Result<Report, StoreError> {
 
 /// The same for a store whose lock the caller holds.
 pub(super) fn verify_locked(store: &Path) -> Result<Report, StoreError> {
-    check(&pin(store)?, store, IndexCopy::take(store))
-}
-
-fn pin(store: &Path) -> Result<PinnedDisk, StoreError> {
-    PinnedDisk::of_store(store).map_err(StoreError::io("open the files of", store))
+    check(&PinnedDisk::of_store(store)?, store, IndexCopy::take(store))
 }
 
 fn check(disk: &dyn Disk, store: &Path, copy: Result<IndexCopy, IndexError>) -> Result<Report, StoreError> {
@@ -231,6 +227,10 @@ fn check_index(
         Ok(copy) => copy,
         Err(IndexError::Unusable { source: Unusable::Missing, .. }) => {
             report.index = IndexCheck::Absent;
+            return Ok(());
+        }
+        Err(error) if error.is_denied() => {
+            report.index = IndexCheck::NotLookedAt(reason(&error));
             return Ok(());
         }
         Err(error) => {

@@ -491,7 +491,7 @@ fn feed(running: &mut Running, now_ms: u64) {
         let Some(index) = store.index().cloned() else { return };
         apply_all(index.as_ref(), &batches);
         store.index_noted(index.position().lsn);
-        store.index_measured(index.size_on_disk().expect("an index in memory has a size"));
+        store.index_measured(index.disk_bytes());
         store.maintain();
     }
 }

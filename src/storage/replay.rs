@@ -39,6 +39,7 @@ pub struct Thrift {
     /// See [`State::max_join_changes`].
     pub max_join_changes: usize,
 }
+
 /// Frames with fewer changes than this are fed to the index together with those after them.
 const ENOUGH_CHANGES: usize = 1024;
 

@@ -295,3 +295,26 @@ fn nothing_goes_to_a_peer_in_the_quiet_period() {
         assert!(cluster.network.total_sent() > sent);
     }
 }
+
+/// The simulated index keeps the room of what was removed, as sled does, so that the same decision is made here.
+#[test]
+fn an_index_that_has_outgrown_its_records_is_replaced_while_replicas_talk() {
+    let mut cluster = up_with(orset::sim::slot::SMALL, 2, 23);
+    for n in 0..60 {
+        cluster.add(n % 2, &format!("e{n}"));
+        cluster.run(20);
+    }
+    let size = |cluster: &Cluster| cluster.slots[0].store().index().unwrap().disk_bytes();
+    cluster.run(2_000);
+    let full = size(&cluster);
+    for n in 0..60 {
+        cluster.remove(0, &format!("e{n}"));
+        cluster.run(20);
+    }
+    cluster.add(0, "left");
+    cluster.converge();
+    assert!(size(&cluster) < full / 2, "{full} bytes before, {} after", size(&cluster));
+    let elements = cluster.view(0).elements().len();
+    assert_eq!(elements, 1);
+    assert_eq!(cluster.slots[0].store().index().unwrap().counts().elements, 1);
+}

@@ -51,7 +51,7 @@ impl IndexCopy {
         let missing = || IndexError::Unusable { path: from.clone(), source: Unusable::Missing };
         let state = noted_state(store)?.ok_or_else(missing)?;
         let live = super::sled_home::dir_of(store, state.number);
-        if !live.is_dir() {
+        if !super::sled_home::is_there(&live)? {
             return Err(missing());
         }
         let made = tempfile::Builder::new().prefix("orset-dump-").tempdir();

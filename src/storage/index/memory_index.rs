@@ -97,7 +97,7 @@ impl Index for MemoryIndex {
     }
 
     fn disk_bytes(&self) -> u64 {
-        0
+        self.read(|contents| contents.bytes_written)
     }
 
     fn apply(&self, changes: &[(RecordKey, Change)], position: IndexPosition) -> Result<(), IndexError> {
@@ -119,9 +119,5 @@ impl Index for MemoryIndex {
 
     fn sync(&self) -> Result<(), IndexError> {
         Ok(())
-    }
-
-    fn size_on_disk(&self) -> Result<u64, IndexError> {
-        Ok(self.read(|contents| contents.bytes_written))
     }
 }

@@ -115,6 +115,13 @@ pub enum IndexError {
     Records(#[from] BaseError),
 }
 
+impl IndexError {
+    /// Whether it only was not allowed: that says nothing about the index.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied)
+    }
+}
+
 impl From<IndexError> for StoreError {
     fn from(error: IndexError) -> Self {
         BaseError::from(error).into()
@@ -145,7 +152,7 @@ pub trait Index: Base + Send + Sync {
     /// If that cannot be read.
     fn standing(&self) -> Result<(IndexPosition, Counts), IndexError>;
 
-    /// How many bytes of disk it takes.
+    /// How many bytes of disk it takes. It never gives any back: see [`is_outgrown`].
     fn disk_bytes(&self) -> u64;
 
     /// Takes in all changes up to `position`, in one atomic step.
@@ -159,10 +166,4 @@ pub trait Index: Base + Send + Sync {
     /// # Errors
     /// If that failed.
     fn sync(&self) -> Result<(), IndexError>;
-
-    /// How many bytes of disk it takes. It never gives any back: see [`is_outgrown`].
-    ///
-    /// # Errors
-    /// If its files cannot be looked at.
-    fn size_on_disk(&self) -> Result<u64, IndexError>;
 }

@@ -133,7 +133,7 @@ impl IndexHome {
     pub fn open(&mut self, clean_stop: bool) -> Result<SledIndex, Unusable> {
         let state = IndexState::read(&self.state_path())?.ok_or(Unusable::Missing)?;
         let dir = self.dir(state.number);
-        if !dir.is_dir() {
+        if !is_there(&dir)? {
             return Err(Unusable::Missing);
         }
         self.judge(&state, &dir, clean_stop)?;
@@ -372,6 +372,15 @@ pub(super) fn state_path(store: &Path) -> PathBuf {
 /// The directory of the index of that number.
 pub(super) fn dir_of(store: &Path, number: u64) -> PathBuf {
     store.join("index").join(number.to_string())
+}
+
+/// Whether there is such a directory. Not to be allowed to look is another matter.
+pub(super) fn is_there(dir: &Path) -> Result<bool, IndexError> {
+    match fs::metadata(dir) {
+        Ok(found) => Ok(found.is_dir()),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
+        Err(error) => Err(io_error("look at", dir)(error)),
+    }
 }
 
 /// Closes sled, which syncs and panics if it cannot, and returns when it has let go of its files.

@@ -295,8 +295,8 @@ impl Index for SledIndex {
     }
 
     fn disk_bytes(&self) -> u64 {
-        // What sled fails to tell is of no consequence here.
-        self.guard("tell its size", || self.db.size_on_disk()).unwrap_or(0)
+        // Where that cannot be told it is of no consequence.
+        bytes_on_disk(&self.dir).unwrap_or(0)
     }
 
     fn apply(&self, changes: &[(RecordKey, Change)], position: IndexPosition) -> Result<(), IndexError> {
@@ -330,9 +330,5 @@ impl Index for SledIndex {
         sync_tree(&self.dir)?;
         // The directory's own name is in its parent.
         self.dir.parent().map_or(Ok(()), sync_path)
-    }
-
-    fn size_on_disk(&self) -> Result<u64, IndexError> {
-        bytes_on_disk(&self.dir)
     }
 }

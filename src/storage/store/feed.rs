@@ -76,7 +76,7 @@ impl IndexState {
     /// snapshot and a new index.
     pub(super) fn laid(&mut self, count: usize, at: Lsn) {
         self.joined.resize(count, at);
-        self.rebuild_from = Some(at);
+        (self.rebuild_from, self.sound) = (Some(at), false);
     }
 
     /// How many of the state deltas laid over the memtable are in what is at `at`.

@@ -26,6 +26,10 @@ fn store(closed: bool) -> tempfile::TempDir {
     store
 }
 
+fn is_empty(index: &SledIndex) -> bool {
+    index.records(&[]).next().is_none()
+}
+
 fn is_whole(index: &SledIndex) -> bool {
     list(index, &[]) == ["1/1", "1/2", "2/3"] && index.position() == at(3) && index.counts() == counts(2, 3)
 }
@@ -49,6 +53,18 @@ fn a_store_without_an_index_has_none() {
     let store = self::store(true);
     fs::remove_dir_all(store.path().join("index")).unwrap();
     assert_eq!(home_in(store.path()).open(true).unwrap_err(), Unusable::Missing);
+}
+
+/// Not to be able to look is not the same as that there is nothing: here, because `index` leads to itself.
+#[test]
+fn an_index_that_cannot_be_looked_at_is_not_taken_for_none() {
+    let store = store(false);
+    fs::remove_dir_all(store.path().join("index")).unwrap();
+    std::os::unix::fs::symlink("index", store.path().join("index")).unwrap();
+    let refused = home_in(store.path()).open(false).unwrap_err();
+    assert!(refused.to_string().contains("index/1"), "{refused}");
+    assert!(matches!(IndexCopy::take(store.path()), Err(IndexError::Io { .. })));
+    assert!(is_empty(&home_in(store.path()).create().unwrap()), "it is moved aside like any other");
 }
 
 #[test]
@@ -288,7 +304,7 @@ fn files_are_for_their_owner_alone_and_their_size_is_told() {
     let store = store(false);
     let mut home = home_in(store.path());
     let index = home.open(false).unwrap();
-    assert!(index.size_on_disk().unwrap() > 0);
+    assert!(index.disk_bytes() > 0);
     index.sync().unwrap();
     home.write_state(index.position()).unwrap();
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
