@@ -24,18 +24,20 @@ mod gossip;
 pub mod message;
 pub mod outbox;
 mod parking;
+mod pulls;
+mod relay;
+mod spread;
 mod transfer;
 
 pub use message::*;
 pub use outbox::Outbox;
 
-use std::collections::BTreeMap;
-
-use crate::crdt::{Element, MAX_REMOVE_TAGS, NodeId, OpBody, Tag, VersionVector};
+use crate::crdt::{Element, MAX_REMOVE_TAGS, NodeId, OpBody, Tag};
 use crate::storage::{ReadForm, Recovery, Store, StoreError};
 use catch_up::CatchUp;
 use gossip::Gossip;
 use parking::Parking;
+use relay::Relay;
 use transfer::{Receiving, Sending};
 
 /// When so much waits to be said, it is said before anything else is heard: every read is a copy of the whole set.
@@ -46,8 +48,11 @@ const MAX_OUTBOX_BYTES: usize = 4 << 20;
 pub struct ReplicaConfig {
     /// How long clients' set requests are held after a restart, at most.
     pub catch_up_ms: u64,
-    /// New operations are pushed at once, but no sooner than this after the last push.
-    pub push_interval_ms: u64,
+    /// The relay of a cluster of 25 nodes or more spreads new operations this long after it last did, at the latest; of
+    /// a smaller one, sooner in proportion. It should be a little more than a round trip: most other times follow from it.
+    pub flush_interval_ms: u64,
+    /// Others push theirs to the relay so long after the first of them.
+    pub leaf_wait_ms: u64,
     /// A digest goes to a random peer after this, doubling while nothing differs …
     pub digest_interval_ms: u64,
     /// … up to this.
@@ -63,7 +68,8 @@ impl Default for ReplicaConfig {
     fn default() -> Self {
         Self {
             catch_up_ms: 500,
-            push_interval_ms: 50,
+            flush_interval_ms: 300,
+            leaf_wait_ms: 0,
             digest_interval_ms: 2_000,
             digest_max_ms: 30_000,
             message_bytes: 60 << 10,
@@ -89,8 +95,7 @@ pub struct Replica {
     outbox: Outbox,
     /// The other nodes of the cluster.
     peers: Vec<NodeId>,
-    /// What each peer was last known to hold.
-    known: BTreeMap<NodeId, VersionVector>,
+    relay: Relay,
     parking: Parking,
     gossip: Gossip,
     catch_up: CatchUp,
@@ -106,11 +111,11 @@ impl Replica {
         let mut replica = Self {
             catch_up: CatchUp::new(recovery.fresh, now_ms),
             gossip: Gossip::new(random, now_ms, &config),
+            relay: Relay::new(&config, store.vv()),
             store,
             config,
             outbox: Outbox::default(),
             peers: Vec::new(),
-            known: BTreeMap::new(),
             parking: Parking::default(),
             receiving: None,
             sending: Sending::default(),
@@ -133,7 +138,7 @@ impl Replica {
     fn list_peers(&mut self) {
         let manifest = self.store.manifest();
         self.peers = manifest.nodes.iter().filter(|node| **node != manifest.node).cloned().collect();
-        self.known.retain(|node, _| self.peers.contains(node));
+        self.relay.set_nodes(&manifest.node, &manifest.nodes);
     }
 
     /// Answers `init`, and takes over the list of nodes.
@@ -269,13 +274,19 @@ impl Replica {
         self.tick_catch_up(now_ms)?;
         self.tick_transfer(now_ms);
         self.tick_gossip(now_ms);
+        self.tick_relay(now_ms);
         self.report_lost_and_found();
         Ok(())
     }
 
     /// When [`Replica::tick`] wants to be called next; `None`: when something has come.
     pub fn next_wakeup_ms(&self) -> Option<u64> {
-        let times = [self.catch_up.next_wakeup_ms(), self.gossip_wakeup_ms(), self.transfer_wakeup_ms()];
+        let times = [
+            self.catch_up.next_wakeup_ms(),
+            self.gossip_wakeup_ms(),
+            self.relay_wakeup_ms(),
+            self.transfer_wakeup_ms(),
+        ];
         times.into_iter().flatten().min()
     }
 
@@ -284,7 +295,7 @@ impl Replica {
     /// # Errors
     /// If it could not be made durable: nothing may leave any more, and the process should end.
     pub fn commit(&mut self, now_ms: u64) -> Result<Vec<Outgoing>, StoreError> {
-        self.push(now_ms);
+        self.spread(now_ms)?;
         let synced = self.store.commit()?;
         Ok(self.outbox.release(synced))
     }

@@ -24,6 +24,7 @@ use std::sync::Arc;
 pub use delta::Delta;
 pub use feed::FeedBatch;
 pub use open::{IndexOutcome, Recovery};
+pub use recent::OpCursor;
 
 use super::Lsn;
 use super::codec;
