@@ -4,8 +4,10 @@
 //! to node. As with Maelstrom, a request waits behind a message of a peer's that is on its way to the same node. The
 //! figures are exact and repeat; `benches/dissemination.rs` takes the same ones from real processes.
 
-use orset::crdt::Dot;
-use orset::sim::cluster::Cluster;
+use orset::crdt::{Dot, VersionVector};
+use orset::replica::{Reply, Request};
+use orset::sim::cluster::{Cluster, text};
+use orset::sim::slot::Crash;
 
 const NODES: usize = 25;
 const LATENCY_MS: u64 = 100;
@@ -21,7 +23,7 @@ struct Setting {
     seconds: u64,
 }
 
-const DEFAULT: Setting = Setting { flush_interval_ms: 300, leaf_wait_ms: 0, seconds: 60 };
+const DEFAULT: Setting = Setting { flush_interval_ms: 300, leaf_wait_ms: 0, seconds: 30 };
 
 fn cluster(setting: &Setting) -> Cluster {
     let mut cluster = Cluster::down(NODES, 1);
@@ -95,9 +97,15 @@ impl Clients {
     fn answer(&mut self) {
         let now = self.cluster.now;
         for request in self.waiting.extract_if(.., |request| request.at_ms <= now).collect::<Vec<_>>() {
+            if !self.cluster.slots[request.slot].is_up() {
+                continue;
+            }
             if request.add {
-                let dot = self.cluster.add(request.slot, &self.spreading.len().to_string());
-                self.spreading.push(Spreading { dot, known_ms: now, absent_ms: 0, everywhere_ms: None });
+                let asked = self.cluster.ask(request.slot, Request::Add(text(&self.asked.to_string())));
+                // Who has just started answers later.
+                if let Some(Reply::Added(dot)) = self.cluster.reply(asked) {
+                    self.spreading.push(Spreading { dot, known_ms: now, absent_ms: 0, everywhere_ms: None });
+                }
                 continue;
             }
             let held = self.cluster.slots[request.slot].store().vv();
@@ -124,6 +132,33 @@ impl Clients {
         }
     }
 
+    /// Asks random nodes that are up for so long.
+    fn ask_for(&mut self, ms: u64, rng: &mut fastrand::Rng) {
+        let end = self.cluster.now + ms;
+        while self.cluster.now < end {
+            self.pass(rng.u64(0..=20));
+            let slot = rng.usize(0..NODES);
+            if self.cluster.slots[slot].is_up() {
+                self.ask(slot, rng.bool());
+            }
+        }
+    }
+
+    /// The faults end: how long it takes until everybody holds what anybody holds now, while clients go on.
+    fn heal(&mut self, rng: &mut fastrand::Rng) -> u64 {
+        self.cluster.network.cuts.clear();
+        for slot in (0..NODES).filter(|slot| !self.cluster.slots[*slot].is_up()).collect::<Vec<_>>() {
+            self.cluster.start(slot);
+        }
+        let mut held = VersionVector::new();
+        self.cluster.slots.iter().for_each(|slot| held.join(slot.store().vv()));
+        let healed = self.cluster.now;
+        while !self.cluster.slots.iter().all(|slot| held.is_within(slot.store().vv())) {
+            self.ask_for(20, rng);
+        }
+        self.cluster.now - healed
+    }
+
     fn figures(&self) -> Figures {
         let everywhere = |element: &Spreading| element.everywhere_ms.expect("ten seconds are enough");
         Figures {
@@ -137,12 +172,7 @@ impl Clients {
 /// Runs the setting.
 fn run(setting: &Setting) -> Figures {
     let mut clients = Clients::new(setting);
-    let mut rng = fastrand::Rng::with_seed(1);
-    let end = clients.cluster.now + setting.seconds * 1_000;
-    while clients.cluster.now < end {
-        clients.pass(rng.u64(0..=20));
-        clients.ask(rng.usize(0..NODES), rng.bool());
-    }
+    clients.ask_for(setting.seconds * 1_000, &mut fastrand::Rng::with_seed(1));
     clients.pass(10_000);
     let figures = clients.figures();
     println!("{figures:?}");
@@ -180,4 +210,66 @@ fn an_idle_cluster_says_next_to_nothing_and_a_lone_add_is_everywhere_after_two_l
         let everywhere_ms = clients.spreading.last().and_then(|element| element.everywhere_ms);
         assert!(everywhere_ms.is_some_and(|ms| ms <= 2 * LATENCY_MS + STEP_MS), "{everywhere_ms:?} ms");
     }
+}
+
+/// What befalls the nodes for a while.
+#[derive(Debug)]
+enum Fault {
+    /// Nothing gets from these to the others, nor back.
+    Apart(Vec<usize>),
+    /// Nothing gets from the first to the second.
+    Deaf(usize, usize),
+    /// These are killed, and start again at the end.
+    Killed(Vec<usize>),
+}
+
+fn befall(cluster: &mut Cluster, fault: &Fault) {
+    match fault {
+        Fault::Apart(side) => {
+            let (a, b): (Vec<usize>, Vec<usize>) = (0..NODES).partition(|slot| side.contains(slot));
+            for (a, b) in a.iter().flat_map(|a| b.iter().map(move |b| (*a, *b))) {
+                let (a, b) = (cluster.ids[a].clone(), cluster.ids[b].clone());
+                cluster.network.cuts.extend([(a.clone(), b.clone()), (b, a)]);
+            }
+        }
+        Fault::Deaf(from, to) => {
+            let link = (cluster.ids[*from].clone(), cluster.ids[*to].clone());
+            cluster.network.cuts.insert(link);
+        }
+        Fault::Killed(slots) => slots.iter().for_each(|slot| cluster.crash(*slot, Crash::Kill)),
+    }
+}
+
+#[test]
+fn partitions_and_kills_are_made_good_within_three_seconds_of_their_end() {
+    let mut clients = Clients::new(&DEFAULT);
+    let mut rng = fastrand::Rng::with_seed(2);
+    clients.ask_for(5_000, &mut rng);
+    let half = |rng: &mut fastrand::Rng| (0..NODES).filter(|_| rng.bool()).collect::<Vec<_>>();
+    let faults = [
+        Fault::Apart(half(&mut rng)),
+        Fault::Killed(vec![0]),
+        Fault::Apart(vec![0]),
+        Fault::Killed(vec![0, 1]),
+        Fault::Apart((0..12).collect()),
+        Fault::Killed((0..NODES).step_by(3).collect()),
+        Fault::Deaf(0, 1),
+        Fault::Apart(half(&mut rng)),
+    ];
+    for (n, fault) in faults.iter().enumerate() {
+        befall(&mut clients.cluster, fault);
+        // A fault that has hardly been noticed, one that everybody has come to terms with, and what is in between.
+        let (sent, asked) = (clients.cluster.network.total_sent(), clients.asked);
+        clients.ask_for([5_000, 1_500, 9_000][n % 3], &mut rng);
+        let took = clients.heal(&mut rng);
+        clients.ask_for(2_000, &mut rng);
+        let per_op = (clients.cluster.network.total_sent() - sent) as f64 / f64::from(clients.asked - asked);
+        println!("{took} ms after {fault:?}, {per_op} messages an operation");
+        assert!(took <= 3_000, "{took} ms after {fault:?}");
+    }
+    clients.pass(10_000);
+    let per_op = clients.cluster.network.total_sent() as f64 / f64::from(clients.asked);
+    println!("{per_op} messages an operation in all");
+    assert!(per_op <= 2.5, "{per_op} messages an operation");
+    assert!(clients.cluster.agrees());
 }
