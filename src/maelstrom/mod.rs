@@ -37,6 +37,7 @@ pub mod canonical;
 mod clients;
 pub mod decode;
 pub mod encode;
+pub mod packed;
 mod peek;
 mod rejection;
 mod request;

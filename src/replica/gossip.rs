@@ -112,6 +112,7 @@ impl Replica {
             tracing::warn!("dropped a message from {from}: {why}");
             return Ok(());
         }
+        self.heard.hear(from, now_ms);
         let Some(place) = self.relay.place(from) else { return Ok(()) };
         let back = self.relay.heard(place, message.from, now_ms, self.store.op_cursor());
         match message.body {
@@ -285,7 +286,8 @@ impl Replica {
         if behind {
             let grace = match purpose {
                 Purpose::LastOfMany => 0,
-                _ if early => timers.overtaking(),
+                // A flush without operations that shows that there are some: they are to be asked for.
+                _ if early || (purpose == Purpose::Flush && !loaded) => timers.overtaking(),
                 _ => timers.grace(),
             };
             self.pull_after(from, vv, false, grace, now_ms);

@@ -14,6 +14,9 @@ use super::relay::{Flush, Place};
 use crate::crdt::{NodeId, Op, VersionVector};
 use crate::storage::{OpCursor, StoreError};
 
+/// More than this is not sent again unasked.
+const MAX_AGAIN_BYTES: usize = 4 << 10;
+
 impl Replica {
     fn name(&self, place: Place) -> NodeId {
         self.relay.peer(place).name.clone()
@@ -144,16 +147,17 @@ impl Replica {
         self.relay.flushed(vv, end, anything, now_ms);
     }
 
-    /// Flushes to one what it is not known to hold, whatever it was sent.
+    /// Flushes to one what it is not known to hold, whatever it was sent. Of who has not said a word yet nothing is
+    /// known, and who lacks much is to ask for it.
     fn flush_again(&mut self, place: Place, end: OpCursor) -> Result<(), StoreError> {
-        let known = self.relay.peer(place).known.clone();
-        // Who has not said a word yet, or is below the floor, is to pull.
-        let max_bytes = self.config.answer_messages * self.config.message_bytes;
-        let ops = if !known.is_empty() && self.store.can_serve(&known) {
-            self.store.delta(&known, max_bytes)?.ops
-        } else {
-            Vec::new()
-        };
+        let known = &self.relay.peer(place).known;
+        let mut ops = Vec::new();
+        if !known.is_empty() && self.store.can_serve(known) {
+            let delta = self.store.delta(known, MAX_AGAIN_BYTES)?;
+            if delta.complete {
+                ops = delta.ops;
+            }
+        }
         let peer = self.relay.peer_mut(place);
         (peer.sent, peer.owed) = (end, false);
         let (to, vv) = (self.name(place), self.store.compact_vv());

@@ -10,7 +10,7 @@ use super::codec::{Batch, Frame};
 use super::disk::Disk;
 use super::error::StoreError;
 use super::index::{Index, IndexPosition};
-use super::log::{FrameVisit, LogEnd, Segment, read_log};
+use super::log::{FrameVisit, LogEnd, LoggedParts, Segment, read_log};
 use super::manifest::Manifest;
 use super::snapshot::{self, Snapshot};
 use crate::crdt::{ApplyError, Base, EmptyBase, Entry, JoinId, ReplicaId, State};
@@ -28,6 +28,16 @@ pub fn snapshot_dir(dir: &Path) -> PathBuf {
 
 /// A batch on its way past, for those who want to see the log itself.
 pub type OnBatch<'a> = &'a mut dyn FnMut(&Path, u64, &Batch);
+
+/// What a fold does so that a state delta of any size takes little memory: its parts stay in the log, which is not to
+/// change meanwhile, and one that changes more than so many records is laid over them.
+#[derive(Clone)]
+pub struct Thrift {
+    /// The file system that the log is on.
+    pub disk: Arc<dyn Disk>,
+    /// See [`State::max_join_changes`].
+    pub max_join_changes: usize,
+}
 
 /// The outcome of reading a store.
 pub struct Replay {
@@ -63,7 +73,7 @@ impl JoinSpans {
     /// Takes note of the entry at `lsn`.
     pub fn see(&mut self, lsn: Lsn, entry: &Entry) {
         match entry {
-            Entry::Op(_) => {}
+            Entry::Op(_) | Entry::Answered(_) => {}
             Entry::JoinPart(part) if self.open.is_some_and(|(join, _)| join == part.join) => {}
             Entry::JoinPart(part) => self.open = Some((part.join, lsn)),
             Entry::JoinCommit(_) => self.committed.extend(self.open.take().map(|(_, first)| (first, lsn))),
@@ -94,7 +104,22 @@ impl Replay {
         index: Option<&Arc<dyn Index>>,
         on_batch: Option<OnBatch>,
     ) -> Result<Self, StoreError> {
-        Self::fold(disk, dir, manifest, index, on_batch, None)
+        Self::fold(disk, dir, manifest, Fold::new(index, on_batch))
+    }
+
+    /// The same, in little memory, for as long as the store's log is not truncated.
+    ///
+    /// # Errors
+    /// As [`Replay::read`].
+    pub fn read_thriftily(
+        thrift: &Thrift,
+        dir: &Path,
+        manifest: Manifest,
+        index: Option<&Arc<dyn Index>>,
+    ) -> Result<Self, StoreError> {
+        let mut fold = Fold::new(index, None);
+        fold.thrift = Some(thrift.clone());
+        Self::fold(thrift.disk.as_ref(), dir, manifest, fold)
     }
 
     /// Reads the store as it was when the entry at `last` was its last one; of the snapshot if that is later.
@@ -102,20 +127,15 @@ impl Replay {
     /// # Errors
     /// As [`Replay::read`].
     pub fn read_until(disk: &dyn Disk, dir: &Path, manifest: Manifest, last: Lsn) -> Result<Self, StoreError> {
-        Self::fold(disk, dir, manifest, None, None, Some(last))
+        let mut fold = Fold::new(None, None);
+        fold.until = Some(last);
+        Self::fold(disk, dir, manifest, fold)
     }
 
-    fn fold(
-        disk: &dyn Disk,
-        dir: &Path,
-        manifest: Manifest,
-        index: Option<&Arc<dyn Index>>,
-        on_batch: Option<OnBatch>,
-        until: Option<Lsn>,
-    ) -> Result<Self, StoreError> {
+    fn fold(disk: &dyn Disk, dir: &Path, manifest: Manifest, mut fold: Fold) -> Result<Self, StoreError> {
         let snapshot = manifest.snapshot.map(|lsn| open_snapshot(disk, dir, lsn)).transpose()?.map(Arc::new);
-        let mut fold = Fold::new(snapshot.as_ref(), index, on_batch, manifest.own);
-        fold.until = until;
+        fold.start_at(snapshot.as_ref(), manifest.own)?;
+        let until = fold.until;
         let mut log =
             read_log(disk, &log_dir(dir), &manifest.segments, manifest.clean.as_ref(), &mut |visit| fold.visit(visit))?;
         if until.is_none() {
@@ -186,43 +206,46 @@ struct Fold<'a> {
     joins: JoinSpans,
     /// Later entries are left out.
     until: Option<Lsn>,
+    thrift: Option<Thrift>,
 }
 
 impl<'a> Fold<'a> {
-    fn new(
-        snapshot: Option<&Arc<Snapshot>>,
-        index: Option<&Arc<dyn Index>>,
-        on_batch: Option<OnBatch<'a>>,
-        own: Option<ReplicaId>,
-    ) -> Self {
-        let mut state = State::default();
-        let (mut at, mut checksum, mut last_own) = (Lsn(0), 0, own);
-        if let Some(snapshot) = snapshot {
-            let header = snapshot.header();
-            state = snapshot.state();
-            (at, checksum) = (header.lsn, header.frame_checksum);
-            last_own = header.own.or(own);
-        }
-        let base: Arc<dyn Base + Send + Sync> = match (index, snapshot) {
-            (Some(index), _) => Arc::clone(index) as Arc<dyn Base + Send + Sync>,
-            (None, Some(snapshot)) => Arc::clone(snapshot) as Arc<dyn Base + Send + Sync>,
-            (None, None) => Arc::new(EmptyBase),
+    fn new(index: Option<&Arc<dyn Index>>, on_batch: Option<OnBatch<'a>>) -> Self {
+        let base: Arc<dyn Base + Send + Sync> = match index {
+            Some(index) => Arc::clone(index) as Arc<dyn Base + Send + Sync>,
+            None => Arc::new(EmptyBase),
         };
-        let index = index.map(|index| index.position());
-        let index_fits = index == Some(IndexPosition { lsn: at, checksum });
         Self {
-            state,
+            state: State::default(),
             base,
-            snapshot_lsn: at,
-            index,
-            index_fits,
-            at,
-            checksum,
-            own: last_own,
+            snapshot_lsn: Lsn(0),
+            index: index.map(|index| index.position()),
+            index_fits: false,
+            at: Lsn(0),
+            checksum: 0,
+            own: None,
             on_batch,
             joins: JoinSpans::default(),
             until: None,
+            thrift: None,
         }
+    }
+
+    /// Starts with what the snapshot has, or with nothing.
+    fn start_at(&mut self, snapshot: Option<&Arc<Snapshot>>, own: Option<ReplicaId>) -> Result<(), StoreError> {
+        self.own = own;
+        if let Some(snapshot) = snapshot {
+            let header = snapshot.header();
+            self.state = snapshot.state()?;
+            (self.at, self.checksum, self.own) = (header.lsn, header.frame_checksum, header.own.or(own));
+            if self.index.is_none() {
+                self.base = Arc::clone(snapshot) as Arc<dyn Base + Send + Sync>;
+            }
+        }
+        self.state.max_join_changes = self.thrift.as_ref().map(|thrift| thrift.max_join_changes);
+        self.snapshot_lsn = self.at;
+        self.index_fits = self.index == Some(IndexPosition { lsn: self.at, checksum: self.checksum });
+        Ok(())
     }
 
     fn visit(&mut self, visit: FrameVisit) -> Result<(), StoreError> {
@@ -263,6 +286,11 @@ impl<'a> Fold<'a> {
             }
         }
         (self.at, self.checksum, self.own) = (batch.last(), visit.frame.checksum, batch.own.or(self.own));
+        if let Some(Thrift { disk, .. }) = &self.thrift {
+            let (disk, path, nonce) = (Arc::clone(disk), visit.path.to_path_buf(), visit.nonce);
+            let frames = vec![(visit.frame.offset, visit.frame.end)];
+            self.state.keep_staged(|join, records| Arc::new(LoggedParts { disk, path, nonce, frames, join, records }));
+        }
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! chaos       seeded runs: faults of every kind, then healing, and everybody must agree with the oracle
 //! scenarios   one story a test: wiped, rolled back, copied, restarted, early, foreign …
+//! traffic     what agreement costs, in bytes and messages
 //! transfers   state deltas: lost parts, restarts in the middle, both sides below each other's floor …
 //! dissemination  how many messages it takes to tell everybody, and how long
 //! idle        how little is said when there is nothing to say
@@ -14,6 +15,7 @@ mod chaos;
 mod dissemination;
 mod idle;
 mod scenarios;
+mod traffic;
 mod transfers;
 
 use orset::storage::StoreLimits;
@@ -25,4 +27,5 @@ const LARGE: StoreLimits = StoreLimits {
     max_retention_bytes: 64 << 20,
     memtable_bytes: 32 << 20,
     recent_bytes: 1 << 20,
+    max_join_changes: 16_384,
 };

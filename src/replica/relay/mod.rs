@@ -27,6 +27,8 @@
 //! This module keeps count, and says when something is due; [`super::spread`] makes the messages. Times are arguments.
 
 mod peer;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 use std::sync::Arc;

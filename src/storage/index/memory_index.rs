@@ -89,6 +89,14 @@ impl Index for MemoryIndex {
         self.read(|contents| contents.counts)
     }
 
+    fn standing(&self) -> Result<(IndexPosition, Counts), IndexError> {
+        Ok(self.read(|contents| (contents.position, contents.counts)))
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        0
+    }
+
     fn apply(&self, changes: &[(RecordKey, Change)], position: IndexPosition) -> Result<(), IndexError> {
         let net = net_changes(changes);
         let mut contents = self.0.write().unwrap_or_else(PoisonError::into_inner);

@@ -29,7 +29,7 @@
 use std::path::PathBuf;
 
 use crate::crdt::{Base, BaseError, Change, RecordKey};
-use crate::storage::{Counts, Lsn};
+use crate::storage::{Counts, Lsn, StoreError};
 
 mod count;
 mod inspect;
@@ -113,6 +113,12 @@ pub enum IndexError {
     Records(#[from] BaseError),
 }
 
+impl From<IndexError> for StoreError {
+    fn from(error: IndexError) -> Self {
+        BaseError::from(error).into()
+    }
+}
+
 impl From<IndexError> for BaseError {
     fn from(error: IndexError) -> Self {
         match error {
@@ -129,6 +135,16 @@ pub trait Index: Base + Send + Sync {
 
     /// How many elements and tags are in it.
     fn counts(&self) -> Counts;
+
+    /// Where the records stand that are there at this moment, and how many they are. While changes are applied
+    /// ([`Index::position`] may lag then) this changes in the same step as the records do.
+    ///
+    /// # Errors
+    /// If that cannot be read.
+    fn standing(&self) -> Result<(IndexPosition, Counts), IndexError>;
+
+    /// How many bytes of disk it takes.
+    fn disk_bytes(&self) -> u64;
 
     /// Takes in all changes up to `position`, in one atomic step.
     ///

@@ -287,6 +287,18 @@ impl Index for SledIndex {
         self.meta().counts()
     }
 
+    fn standing(&self) -> Result<(IndexPosition, Counts), IndexError> {
+        let bytes = self.guard("read", || self.tree.get(META_KEY))?;
+        let meta = bytes.and_then(|bytes| Meta::decode(&bytes));
+        let meta = meta.ok_or_else(|| self.corrupt("its position is gone, or garbled".into()))?;
+        Ok((meta.position(), meta.counts()))
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        // What sled fails to tell is of no consequence here.
+        self.guard("tell its size", || self.db.size_on_disk()).unwrap_or(0)
+    }
+
     fn apply(&self, changes: &[(RecordKey, Change)], position: IndexPosition) -> Result<(), IndexError> {
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         if self.broken.swap(true, Ordering::Relaxed) {

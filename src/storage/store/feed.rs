@@ -8,8 +8,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{MAX_FED_CHANGES, Store};
-use crate::crdt::{Base, Change, Memtable, RecordKey};
+use super::Store;
+use crate::crdt::{Base, Change, RecordKey};
 use crate::planted::{self, Bug};
 use crate::storage::Lsn;
 use crate::storage::index::{Index, IndexPosition};
@@ -37,6 +37,8 @@ pub(super) struct IndexState {
     bytes_at_rebuild: usize,
     rebuilding: bool,
     snapshot_is_new: bool,
+    /// For each state delta that is laid over the memtable: an LSN at which its commit was in the log.
+    joined: VecDeque<Lsn>,
     /// Where the index would be found, at least, if the process were killed now.
     noted: Lsn,
 }
@@ -57,6 +59,20 @@ impl IndexState {
         self.index.as_ref()
     }
 
+    /// Takes note of state deltas that have been laid over the memtable by `at`: they are not fed, so there must be a
+    /// snapshot and a new index.
+    pub(super) fn laid(&mut self, count: usize, at: Lsn) {
+        self.joined.resize(count, at);
+        self.rebuild_from = Some(at);
+    }
+
+    /// How many of the state deltas laid over the memtable are in what is at `at`.
+    fn joined_by(&mut self, at: Lsn) -> usize {
+        let count = self.joined.partition_point(|joined| *joined <= at);
+        self.joined.drain(..count);
+        count
+    }
+
     pub(super) fn push(&mut self, batch: FeedBatch) {
         self.queue.push_back(batch);
     }
@@ -64,11 +80,11 @@ impl IndexState {
 
 impl Store {
     /// Hands what has just been made durable to the index.
-    pub(super) fn feed_fresh(&mut self, joined: bool) {
+    pub(super) fn feed_fresh(&mut self) {
         let changes = self.state.fresh.replace(Vec::new()).unwrap_or_default();
         let position = IndexPosition { lsn: self.lsn, checksum: self.checksum };
-        if joined && changes.len() > MAX_FED_CHANGES {
-            self.index.rebuild_from = Some(self.lsn);
+        if self.state.memtable.joined() > self.index.joined.len() {
+            self.index.laid(self.state.memtable.joined(), self.lsn);
             self.index.bytes_at_rebuild = self.state.memtable.bytes();
             self.snapshot_wanted = Some(self.lsn);
         }
@@ -109,7 +125,10 @@ impl Store {
         self.index.noted = at;
         self.index.queue.retain(|batch| batch.position.lsn > at);
         self.index.index = Some(index);
-        (self.index.rebuild_from, self.index.rebuilding) = (None, false);
+        self.index.rebuilding = false;
+        // Another state delta may have come meanwhile.
+        self.index.rebuild_from.take_if(|from| *from <= at);
+        self.state.memtable.drop_joined(self.index.joined_by(at));
         self.maintain();
     }
 
@@ -126,7 +145,8 @@ impl Store {
         }
         let at = snapshot.header().lsn;
         self.index.queue.retain(|batch| batch.position.lsn > at);
-        let mut memtable = Memtable::default();
+        self.state.memtable.drop_joined(self.index.joined_by(at));
+        let mut memtable = self.state.memtable.without_changes();
         let later = self.index.queue.iter().flat_map(|batch| &batch.changes);
         for (key, change) in later.chain(self.state.fresh.iter().flatten()) {
             memtable.insert(key.clone(), change.clone());

@@ -11,16 +11,20 @@
 //! The store has no thread of its own. Feeding the index and compacting are steps that it offers
 //! ([`Store::take_feed`], [`Store::plan_compaction`]) and whose outcome is reported back.
 
+mod answered;
 mod compact;
+mod counts;
 mod delta;
 mod feed;
 mod open;
+mod pending;
 mod recent;
 mod reserve;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use answered::TooMuchAtOnce;
 pub use delta::Delta;
 pub use feed::FeedBatch;
 pub use open::{IndexOutcome, Recovery};
@@ -31,7 +35,7 @@ use super::codec;
 use super::disk::Disk;
 use super::error::StoreError;
 use super::index::{Index, IndexPosition};
-use super::log::{LogWriter, Segment, SegmentHeader};
+use super::log::{LogWriter, LoggedParts, Segment, SegmentHeader};
 use super::manifest::{CleanEnd, Manifest, ReadForm};
 use super::replay::{JoinSpans, log_dir};
 use super::snapshot::Snapshot;
@@ -40,15 +44,13 @@ use crate::crdt::{
     VersionVector,
 };
 use crate::planted::{self, Bug};
+use pending::Pending;
 use recent::Recent;
 
 /// Most operations in one frame.
 pub const MAX_BATCH_OPS: usize = 1024;
 /// A frame is closed when its operations weigh this much.
 pub const MAX_BATCH_BYTES: usize = 4 << 20;
-/// A join with more changes than this is not fed to the index: it is rebuilt from a snapshot.
-const MAX_FED_CHANGES: usize = 16_384;
-
 /// Random bits, 128 at a time: for replica ids and nonces, so they must be unpredictable in production.
 pub type Entropy = Box<dyn FnMut() -> u128 + Send>;
 
@@ -65,6 +67,9 @@ pub struct StoreLimits {
     pub memtable_bytes: usize,
     /// How much of the newest operations is kept in memory for peers.
     pub recent_bytes: usize,
+    /// A state delta that changes more records than this is not worked into the memtable and the index: it is laid over
+    /// them, and the index is rebuilt from the next snapshot.
+    pub max_join_changes: usize,
 }
 
 impl Default for StoreLimits {
@@ -75,6 +80,7 @@ impl Default for StoreLimits {
             max_retention_bytes: 64 << 20,
             memtable_bytes: 32 << 20,
             recent_bytes: 4 << 20,
+            max_join_changes: 16_384,
         }
     }
 }
@@ -108,8 +114,7 @@ pub struct Store {
     closed: Vec<Segment>,
     active: Active,
     state: State,
-    pending: Vec<Entry>,
-    pending_bytes: usize,
+    pending: Pending,
     lsn: Lsn,
     checksum: u32,
     incarnation: ReplicaId,
@@ -121,6 +126,8 @@ pub struct Store {
     /// There must be a snapshot at this LSN or later.
     snapshot_wanted: Option<Lsn>,
     compacting: bool,
+    /// There are segments to be dropped that could not be with the snapshot.
+    overdue: bool,
     joins: JoinSpans,
     poisoned: bool,
 }
@@ -245,12 +252,9 @@ impl Store {
         self.state.apply(self.base.as_ref(), &entry)?;
         self.joins.see(Lsn(self.lsn.0 + self.pending.len() as u64 + 1), &entry);
         match &entry {
-            Entry::Op(op) => {
-                self.pending_bytes += op.weight();
-                self.recent.push(op, recent_bytes);
-            }
-            Entry::JoinPart(part) => self.pending_bytes += part.weight(),
+            Entry::Op(op) => self.recent.push(op, recent_bytes),
             Entry::JoinCommit(_) => self.recent.clear(),
+            Entry::JoinPart(_) | Entry::Answered(_) => {}
         }
         self.pending.push(entry);
         Ok(())
@@ -258,7 +262,7 @@ impl Store {
 
     /// Whether a frame's worth of entries waits for a commit.
     pub fn is_batch_full(&self) -> bool {
-        self.pending.len() >= MAX_BATCH_OPS || self.pending_bytes >= MAX_BATCH_BYTES
+        self.pending.is_full()
     }
 
     /// Makes everything appended so far durable.
@@ -283,19 +287,24 @@ impl Store {
             self.open_segment(vv)?;
         }
         let pending = std::mem::take(&mut self.pending);
-        let mut payload = Vec::with_capacity(self.pending_bytes + 1024);
-        self.pending_bytes = 0;
-        let mut joined = false;
-        for batch in batches(&pending) {
+        let mut payload = Vec::with_capacity(pending.bytes() + 1024);
+        let mut frames = Vec::new();
+        for batch in pending.frames() {
             payload.clear();
             codec::encode_batch(&mut payload, self.lsn.next(), self.own, batch);
             let Active::Open(writer) = &mut self.active else { unreachable!("opened above") };
+            let start = writer.segment().length;
             self.checksum = writer.append(&payload)?;
             self.lsn = Lsn(self.lsn.0 + batch.len() as u64);
-            joined |= batch.iter().any(|entry| matches!(entry, Entry::JoinCommit(_)));
+            frames.push((start, writer.segment().length));
         }
-        self.feed_fresh(joined);
+        self.feed_fresh();
         let Active::Open(writer) = &self.active else { unreachable!("opened above") };
+        if self.state.staged().is_some() {
+            let (disk, segment) = (Arc::clone(&self.disk), writer.segment());
+            let (path, nonce) = (segment.path.clone(), segment.header.nonce);
+            self.state.keep_staged(|join, records| Arc::new(LoggedParts { disk, path, nonce, frames, join, records }));
+        }
         if writer.segment().length >= self.limits.segment_bytes {
             self.open_segment(self.state.vv.clone())?;
         }
@@ -398,25 +407,4 @@ impl Store {
     pub fn index(&self) -> Option<&Arc<dyn Index>> {
         self.index.current()
     }
-}
-
-/// Cuts entries into frames' worths.
-fn batches(entries: &[Entry]) -> impl Iterator<Item = &[Entry]> {
-    let mut rest = entries;
-    std::iter::from_fn(move || {
-        let mut bytes = 0;
-        let weight = |entry: &Entry| match entry {
-            Entry::Op(op) => op.weight(),
-            Entry::JoinPart(part) => part.weight(),
-            Entry::JoinCommit(_) => 0,
-        };
-        let fits = |entry: &&Entry| {
-            bytes += weight(entry);
-            bytes <= MAX_BATCH_BYTES
-        };
-        let count = rest.iter().take(MAX_BATCH_OPS).take_while(fits).count().max(1).min(rest.len());
-        let (batch, after) = rest.split_at(count);
-        rest = after;
-        (!batch.is_empty()).then_some(batch)
-    })
 }

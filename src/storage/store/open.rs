@@ -8,7 +8,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::counts::count;
 use super::feed::{FeedBatch, IndexState};
+use super::pending::Pending;
 use super::recent::Recent;
 use super::reserve;
 use super::{Active, Entropy, Store, StoreOptions};
@@ -21,7 +23,7 @@ use crate::storage::index::{Index, IndexPosition, count_changes};
 use crate::storage::log::{LogWriter, Segment, SegmentHeader, segment};
 use crate::storage::manifest::Manifest;
 use crate::storage::migrations;
-use crate::storage::replay::{Replay, log_dir, snapshot_dir};
+use crate::storage::replay::{Replay, Thrift, log_dir, snapshot_dir};
 use crate::storage::snapshot;
 use crate::storage::{Counts, Lsn};
 
@@ -73,7 +75,8 @@ impl Store {
         Replay::check(disk.as_ref(), &dir, &manifest)?;
         let noted = source.noted();
         let opened = source.open(manifest.clean.is_some_and(|clean| clean.index));
-        let (mut replay, opened) = replay(disk.as_ref(), &dir, manifest, opened, noted)?;
+        let thrift = Thrift { disk: Arc::clone(&disk), max_join_changes: limits.max_join_changes };
+        let (mut replay, opened) = replay(&thrift, &dir, manifest, opened, noted)?;
         let mut incarnation = ReplicaId::from_random(entropy());
         if planted::is(Bug::OldReplicaId) {
             incarnation = replay.own.unwrap_or(incarnation);
@@ -110,8 +113,7 @@ impl Store {
             closed: replay.log.segments,
             active,
             state: replay.state,
-            pending: Vec::new(),
-            pending_bytes: 0,
+            pending: Pending::default(),
             lsn: replay.lsn,
             checksum: replay.checksum,
             incarnation,
@@ -120,8 +122,9 @@ impl Store {
             base: built.base,
             index: built.index,
             recent: Recent::default(),
-            snapshot_wanted: None,
+            snapshot_wanted: built.snapshot_wanted,
             compacting: false,
+            overdue: false,
             joins: replay.joins,
             poisoned: false,
         };
@@ -132,6 +135,12 @@ impl Store {
 /// The store's manifest, brought to today's format; of an empty directory that makes a store.
 fn read_or_make_manifest(disk: &dyn Disk, dir: &Path, node: &NodeId) -> Result<(Manifest, bool), StoreError> {
     let path = Manifest::path(dir);
+    // A store that is refused is left as it is, in its old format too. (What is of an older format can be read as it is.)
+    if migrations::TODAY.format_of(disk, dir)? < migrations::TODAY.latest()
+        && let Some(manifest) = Manifest::read(disk, dir)?
+    {
+        Replay::check(disk, dir, &manifest)?;
+    }
     let found = migrations::TODAY.bring_up(disk, dir, Some(node))?;
     let manifest = Manifest::read(disk, dir)?;
     let manifest = manifest.ok_or_else(|| StoreError::damaged(&path, 0, "it has just been written, and is missing"))?;
@@ -147,7 +156,7 @@ type Opened = Result<Arc<dyn Index>, String>;
 /// Reads the store on top of the index if that fits, else on top of the snapshot. `noted`: how far the index had come,
 /// if that is known without opening it.
 fn replay(
-    disk: &dyn Disk,
+    thrift: &Thrift,
     dir: &Path,
     manifest: Manifest,
     opened: Opened,
@@ -155,8 +164,9 @@ fn replay(
 ) -> Result<(Replay, Opened), StoreError> {
     let noted = noted.map(|position| position.lsn).filter(|_| opened.is_err());
     let why = match opened {
-        Ok(index) => match Replay::read(disk, dir, manifest.clone(), Some(&index), None) {
-            Ok(replay) if replay.index_fits => return Ok((replay, Ok(index))),
+        Ok(index) => match Replay::read_thriftily(thrift, dir, manifest.clone(), Some(&index)) {
+            Ok(replay) if replay.index_fits && replay.state.memtable.joined() == 0 => return Ok((replay, Ok(index))),
+            Ok(replay) if replay.index_fits => "it lacks a state delta with very many changes".to_owned(),
             Ok(replay) if index.position().lsn > replay.lsn => {
                 warn_of_lost_end(index.position().lsn, replay.lsn);
                 "it is ahead of the log".to_owned()
@@ -166,7 +176,7 @@ fn replay(
         },
         Err(why) => why,
     };
-    let replay = Replay::read(disk, dir, manifest, None, None)?;
+    let replay = Replay::read_thriftily(thrift, dir, manifest, None)?;
     if let Some(noted) = noted.filter(|noted| *noted > replay.lsn) {
         warn_of_lost_end(noted, replay.lsn);
     }
@@ -255,6 +265,7 @@ struct Built {
     outcome: IndexOutcome,
     counts: Counts,
     uncounted_changes: usize,
+    snapshot_wanted: Option<Lsn>,
 }
 
 fn build_index(
@@ -282,7 +293,8 @@ fn build_index(
             if !replay.state.memtable.is_empty() {
                 feed.push(changes(replay));
             }
-            return Ok(Built { base, index: feed, outcome: IndexOutcome::Trusted, counts, uncounted_changes });
+            let (outcome, snapshot_wanted) = (IndexOutcome::Trusted, None);
+            return Ok(Built { base, index: feed, outcome, counts, uncounted_changes, snapshot_wanted });
         }
         Err(why) => why,
     };
@@ -303,29 +315,20 @@ fn build_index(
                 outcome: IndexOutcome::Rebuilt(why),
                 counts,
                 uncounted_changes: 0,
+                snapshot_wanted: None,
             })
         }
         Err(error) => {
             let counts = count(replay.state.records(snapshot.as_ref(), &[]))?;
             let mut feed = IndexState::new(None, Some(Lsn(0)));
             feed.push(changes(replay));
+            let joined = replay.state.memtable.joined();
+            let snapshot_wanted = (joined > 0).then_some(replay.lsn);
+            if joined > 0 {
+                feed.laid(joined, replay.lsn);
+            }
             let outcome = IndexOutcome::Absent(error.to_string());
-            Ok(Built { base: snapshot, index: feed, outcome, counts, uncounted_changes: 0 })
+            Ok(Built { base: snapshot, index: feed, outcome, counts, uncounted_changes: 0, snapshot_wanted })
         }
     }
-}
-
-/// Counts records by reading them all.
-fn count(records: crate::crdt::Records<'_>) -> Result<Counts, StoreError> {
-    let mut counts = Counts::default();
-    let mut last = Vec::new();
-    for record in records {
-        let record = record?;
-        counts.tags += 1;
-        if record.key.prefix() != last {
-            counts.elements += 1;
-            last = record.key.prefix().to_vec();
-        }
-    }
-    Ok(counts)
 }
