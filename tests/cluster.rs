@@ -15,7 +15,7 @@ use support::{env_number, seed};
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 /// Short intervals, and a small log, so that few seconds see many rounds, compactions and state deltas.
 const ARGS: [&str; 12] = [
-    "--push-interval-ms",
+    "--flush-interval-ms",
     "10",
     "--digest-interval-ms",
     "20",

@@ -336,7 +336,7 @@ fn a_newer_store_is_refused_untouched_by_every_command() {
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 const ARGS: [&str; 10] = [
-    "--push-interval-ms",
+    "--flush-interval-ms",
     "10",
     "--digest-interval-ms",
     "20",

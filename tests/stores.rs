@@ -13,9 +13,9 @@ use support::{copy_dir, segments, sorted, wait_until};
 use uuid::Uuid;
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
-const ARGS: [&str; 6] = ["--push-interval-ms", "10", "--digest-interval-ms", "20", "--digest-max-ms", "200"];
+const ARGS: [&str; 6] = ["--flush-interval-ms", "10", "--digest-interval-ms", "20", "--digest-max-ms", "200"];
 const SMALL_LOG: [&str; 10] = [
-    "--push-interval-ms",
+    "--flush-interval-ms",
     "10",
     "--digest-interval-ms",
     "20",

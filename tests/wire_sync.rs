@@ -2,7 +2,7 @@
 
 use orset::crdt::{Dot, Incarnation, LiveBits, MAX_REMOVE_TAGS, NodeId, Op, OpBody, ReplicaId, Seq, VersionVector};
 use orset::maelstrom::{Decoder, Incoming, Limits, canonical, encode, op_size_hint};
-use orset::replica::{LastAnswer, Outgoing, PeerBody, PeerMessage, StateContent, StateKey, StateOffset};
+use orset::replica::{Outgoing, PeerBody, PeerMessage, Purpose, Sign, StateContent, StateKey, StateOffset};
 use orset::storage::Lsn;
 use proptest::collection::vec;
 use proptest::option;
@@ -81,26 +81,34 @@ fn content() -> impl Strategy<Value = StateContent> {
         .prop_map(|(incarnations, records, live)| StateContent { incarnations, records, live })
 }
 
+fn purpose() -> impl Strategy<Value = Purpose> {
+    let all = [Purpose::Push, Purpose::Flush, Purpose::Part, Purpose::LastOfMany, Purpose::Last];
+    proptest::sample::select(all.to_vec())
+}
+
+fn sign() -> impl Strategy<Value = Sign> {
+    proptest::sample::select(vec![Sign::Ping, Sign::Pong, Sign::Ack, Sign::Hello])
+}
+
 fn message() -> impl Strategy<Value = PeerMessage> {
-    let body =
-        prop_oneof![
-            (vector(), any::<bool>(), any::<bool>()).prop_map(|(vv, full, answer)| PeerBody::Digest {
-                vv,
-                full,
-                answer
-            }),
-            (vector(), ops(), option::of(any::<bool>().prop_map(LastAnswer)))
-                .prop_map(|(vv, ops, answer)| PeerBody::Ops { vv, ops, answer }),
-            (key(), vector()).prop_map(|(key, vv)| PeerBody::Offer { key, vv }),
-            (key(), option::of(vector()), offset()).prop_map(|(key, digest, offset)| PeerBody::Pull {
-                key,
-                digest,
-                offset
-            }),
-            (key(), offset(), option::of(offset()), content())
-                .prop_map(|(key, offset, next, content)| PeerBody::Part { key, offset, next, content }),
-            key().prop_map(|key| PeerBody::Gone { key }),
-        ];
+    let body = prop_oneof![
+        (vector(), any::<bool>(), any::<bool>()).prop_map(|(vv, full, answer)| PeerBody::Digest { vv, full, answer }),
+        (vector(), ops(), purpose()).prop_map(|(vv, ops, purpose)| PeerBody::Ops { vv, ops, purpose }),
+        (vector(), sign()).prop_map(|(vv, sign)| PeerBody::Sign { vv, sign }),
+        (key(), vector()).prop_map(|(key, vv)| PeerBody::Offer { key, vv }),
+        (key(), option::of(vector()), offset()).prop_map(|(key, digest, offset)| PeerBody::Pull {
+            key,
+            digest,
+            offset
+        }),
+        (key(), offset(), option::of(offset()), content()).prop_map(|(key, offset, next, content)| PeerBody::Part {
+            key,
+            offset,
+            next,
+            content
+        }),
+        key().prop_map(|key| PeerBody::Gone { key }),
+    ];
     (replica(), body).prop_map(|(from, body)| PeerMessage { from, body })
 }
 
@@ -169,7 +177,7 @@ fn an_operation_takes_no_more_than_its_hint() {
 }
 
 fn bytes_of(ops: Vec<Op>) -> usize {
-    let body = PeerBody::Ops { vv: VersionVector::new(), ops, answer: None };
+    let body = PeerBody::Ops { vv: VersionVector::new(), ops, purpose: Purpose::Push };
     encoded(&PeerMessage { from: ReplicaId::from_random(0), body }).len()
 }
 
@@ -186,7 +194,7 @@ fn long_messages() -> [PeerMessage; 2] {
     let offset = StateOffset { stage: 1, block: 0, item: 0 };
     let content = StateContent { incarnations: Vec::new(), records, live };
     [
-        PeerBody::Ops { vv: VersionVector::new(), ops, answer: Some(LastAnswer(true)) },
+        PeerBody::Ops { vv: VersionVector::new(), ops, purpose: Purpose::Last },
         PeerBody::Part { key, offset, next: None, content },
     ]
     .map(|body| PeerMessage { from: replica, body })
@@ -208,7 +216,7 @@ fn long_answers_and_parts_go_packed_and_come_out_as_they_went_in() {
 fn a_push_is_never_packed() {
     let [answer, _] = long_messages();
     let PeerBody::Ops { vv, ops, .. } = answer.body.clone() else { unreachable!("made so") };
-    let push = PeerMessage { from: answer.from, body: PeerBody::Ops { vv, ops, answer: None } };
+    let push = PeerMessage { from: answer.from, body: PeerBody::Ops { vv, ops, purpose: Purpose::Push } };
     let line = encoded(&push);
     assert!(line.windows(b"[\"elt-".len()).any(|bytes| bytes == b"[\"elt-"), "its elements can be read");
     assert_eq!(decoded(&line), push);

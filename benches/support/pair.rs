@@ -12,12 +12,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use orset::crdt::{NodeId, Op, OpBody, Seq};
+use orset::crdt::{NodeId, Op, OpBody};
 use orset::maelstrom::{Decoder, Incoming, Limits, encode};
 use orset::replica::{PeerBody, PeerMessage, Replica, ReplicaConfig};
 use orset::storage::disk::RealDisk;
 use orset::storage::store::MAX_BATCH_OPS;
-use orset::storage::{IndexSource, NoIndex, SledSource, Store, StoreLimits, StoreOptions};
+use orset::storage::{IndexSource, NoIndex, OpCursor, SledSource, Store, StoreLimits, StoreOptions};
 use uuid::Uuid;
 
 /// The names of the two.
@@ -148,7 +148,7 @@ pub fn copy_dir(from: &Path, to: &Path) {
 pub fn build_equal(dir: &Path, count: u64, mut write: impl FnMut(&mut Store, u64)) -> [PathBuf; 2] {
     let dirs = [0, 1].map(|n| dir.join(NAMES[n]));
     let mut stores = [0, 1].map(|n| open_store(&dirs[n], n, StoreLimits::default(), &mut NoIndex).0);
-    let mut sent = [Seq(0); 2];
+    let mut sent = [OpCursor::default(); 2];
     for n in 0..count {
         write(&mut stores[usize::from(n % 2 == 1)], n);
         if n % WRITES_PER_EXCHANGE == WRITES_PER_EXCHANGE - 1 || n == count - 1 {
@@ -160,10 +160,12 @@ pub fn build_equal(dir: &Path, count: u64, mut write: impl FnMut(&mut Store, u64
 }
 
 /// Gives each store the other's operations that it has not been given yet.
-fn exchange(stores: &mut [Store; 2], sent: &mut [Seq; 2]) {
+fn exchange(stores: &mut [Store; 2], sent: &mut [OpCursor; 2]) {
     for (from, to) in [(0, 1), (1, 0)] {
-        let ops = stores[from].own_ops_after(sent[from]).expect("they are at hand");
-        sent[from] = ops.last().map_or(sent[from], |op| op.dot.seq);
+        let own = stores[from].incarnation();
+        let ops = stores[from].ops_since(sent[from]).expect("they are at hand");
+        let ops: Vec<Op> = ops.filter(|op| op.dot.replica == own).cloned().collect();
+        sent[from] = stores[from].op_cursor();
         for op in ops {
             stores[to].append_remote(op);
         }

@@ -22,9 +22,15 @@ pub struct ServeArgs {
     /// After a restart, hold clients' set requests until a peer has answered, but at most so long
     #[arg(long, value_name = "MS", default_value_t = 500)]
     catch_up_ms: u64,
-    /// Push new operations to the peers at most this often (one after a pause leaves at once)
-    #[arg(long, value_name = "MS", default_value_t = 50)]
-    push_interval_ms: u64,
+    /// The relay (the first node that is up) spreads new operations at most this often; one after a pause leaves at once.
+    /// That is in a cluster of 25 nodes or more; in a smaller one it is as much more often as there are fewer. Keep it a
+    /// little above the network's round trip
+    #[arg(long, value_name = "MS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    flush_interval_ms: u64,
+    /// The others wait so long before they send new operations to the relay. 300, with a flush interval of 800, halves the
+    /// messages, and takes three times as long
+    #[arg(long, value_name = "MS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=60_000))]
+    leaf_wait_ms: u64,
     /// Send a digest to a random peer this often; doubling while nothing differs
     #[arg(long, value_name = "MS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..))]
     digest_interval_ms: u64,
@@ -80,7 +86,8 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
         limits: Limits { max_element_bytes: args.max_element_bytes, ..Limits::default() },
         replica: ReplicaConfig {
             catch_up_ms: args.catch_up_ms,
-            push_interval_ms: args.push_interval_ms,
+            flush_interval_ms: args.flush_interval_ms,
+            leaf_wait_ms: args.leaf_wait_ms,
             digest_interval_ms: args.digest_interval_ms,
             digest_max_ms: args.digest_max_ms,
             ..ReplicaConfig::default()

@@ -13,7 +13,8 @@
 //! | type | payload |
 //! |---|---|
 //! | `orset_digest` | `vv` *vector*, `full` bool, `answer` bool |
-//! | `orset_ops` | `vv` *vector*, `runs` `[run…]`, `answer` bool: whether it is the last of the answer; absent in a push |
+//! | `orset_ops` | `vv` *vector*, `runs` `[run…]`, `answer` bool: whether it is the last of the answer, absent in a push and in a flush; `more` true: there would be more to ask for, in a last one only; `flush` true: in a flush only |
+//! | `orset_ping`, `orset_pong`, `orset_ack`, `orset_hello` | `vv` *vector* |
 //! | `orset_offer` | `key`, `vv` *vector* |
 //! | `orset_pull` | `key`, `digest` *vector*, absent after the first pull, `offset` |
 //! | `orset_part` | `key`, `offset`, `next` *offset*, absent in the last, `incarnations` `[[i,node] or [i,node,i,n]…]`, `records` `[[element,i,n]…]`, `live` `[[i,n,base64]…]` |
@@ -43,7 +44,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use crate::crdt::{Dot, LiveBits, NodeId, Op, OpBody, ReplicaId, VersionVector};
-use crate::replica::{PeerBody, PeerMessage, StateContent, StateKey, StateOffset};
+use crate::replica::{PeerBody, PeerMessage, Purpose, Sign, StateContent, StateKey, StateOffset};
 
 use super::packed::pack;
 use super::text::{push_string, push_u64};
@@ -66,6 +67,12 @@ const fn kind(body: &PeerBody) -> &'static str {
     match body {
         PeerBody::Digest { .. } => "orset_digest",
         PeerBody::Ops { .. } => "orset_ops",
+        PeerBody::Sign { sign, .. } => match sign {
+            Sign::Ping => "orset_ping",
+            Sign::Pong => "orset_pong",
+            Sign::Ack => "orset_ack",
+            Sign::Hello => "orset_hello",
+        },
         PeerBody::Offer { .. } => "orset_offer",
         PeerBody::Pull { .. } => "orset_pull",
         PeerBody::Part { .. } => "orset_part",
@@ -177,14 +184,23 @@ impl Writer<'_> {
                 self.key("answer");
                 self.flag(*answer);
             }
-            PeerBody::Ops { vv, ops, answer } => {
+            PeerBody::Ops { vv, ops, purpose } => {
                 self.vector("vv", vv);
-                self.ops(ops, answer.is_some());
-                if let Some(answer) = answer {
-                    self.key("answer");
-                    self.flag(answer.0);
+                let pushed = matches!(purpose, Purpose::Push | Purpose::Flush);
+                self.ops(ops, !pushed);
+                let flags: &[(&str, bool)] = match purpose {
+                    Purpose::Push => &[],
+                    Purpose::Flush => &[("flush", true)],
+                    Purpose::Part => &[("answer", false)],
+                    Purpose::LastOfMany => &[("answer", true), ("more", true)],
+                    Purpose::Last => &[("answer", true)],
+                };
+                for (key, flag) in flags {
+                    self.key(key);
+                    self.flag(*flag);
                 }
             }
+            PeerBody::Sign { vv, sign: _ } => self.vector("vv", vv),
             PeerBody::Offer { key, vv } => {
                 self.state_key(key);
                 self.vector("vv", vv);

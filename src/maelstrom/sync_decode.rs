@@ -34,7 +34,7 @@ use thiserror::Error;
 use crate::crdt::{
     Dot, Element, Incarnation, LiveBits, NodeId, Op, OpBody, OpError, ReplicaId, Seq, Tag, VersionVector,
 };
-use crate::replica::{LastAnswer, PeerBody, PeerMessage, StateContent, StateKey, StateOffset};
+use crate::replica::{PeerBody, PeerMessage, Purpose, Sign, StateContent, StateKey, StateOffset};
 use crate::storage::Lsn;
 
 use super::canonical::{CanonicalError, Limits, canonical};
@@ -83,6 +83,9 @@ pub enum SyncError {
     /// An operation that nobody can have made.
     #[error("operation {0}: {1}")]
     Op(Dot, OpError),
+    /// Operations that are sent for two purposes at once.
+    #[error("answer, more and flush do not go together like this")]
+    Purpose,
     /// Not 16 hexadecimal digits.
     #[error("the hash in the key is none")]
     Hash,
@@ -110,6 +113,8 @@ struct Wire<'a> {
     vv: Option<Vec<u64>>,
     full: Option<bool>,
     answer: Option<bool>,
+    more: Option<bool>,
+    flush: Option<bool>,
     #[serde(borrow)]
     runs: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -182,6 +187,17 @@ fn checked(dot: Dot, body: OpBody) -> Result<Op, SyncError> {
     Ok(op)
 }
 
+fn purpose(wire: &Wire) -> Result<Purpose, SyncError> {
+    match (wire.answer, wire.more.unwrap_or(false), wire.flush.unwrap_or(false)) {
+        (None, false, false) => Ok(Purpose::Push),
+        (None, false, true) => Ok(Purpose::Flush),
+        (Some(false), false, false) => Ok(Purpose::Part),
+        (Some(true), true, false) => Ok(Purpose::LastOfMany),
+        (Some(true), false, false) => Ok(Purpose::Last),
+        _ => Err(SyncError::Purpose),
+    }
+}
+
 /// The text of an array that may be packed.
 fn array(json: &RawValue) -> Result<Cow<'_, str>, SyncError> {
     if !json.get().starts_with('"') {
@@ -214,9 +230,13 @@ impl Reader {
             },
             "orset_ops" => PeerBody::Ops {
                 vv: vv()?,
+                purpose: purpose(&wire)?,
                 ops: self.ops(serde_json::from_str(&array(wire.runs.ok_or(Missing("runs"))?)?)?)?,
-                answer: wire.answer.map(LastAnswer),
             },
+            "orset_ping" => PeerBody::Sign { vv: vv()?, sign: Sign::Ping },
+            "orset_pong" => PeerBody::Sign { vv: vv()?, sign: Sign::Pong },
+            "orset_ack" => PeerBody::Sign { vv: vv()?, sign: Sign::Ack },
+            "orset_hello" => PeerBody::Sign { vv: vv()?, sign: Sign::Hello },
             "orset_offer" => PeerBody::Offer { key: key()?, vv: vv()? },
             "orset_pull" => PeerBody::Pull {
                 key: key()?,

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use super::Replica;
 use super::message::{Request, Ticket};
-use crate::crdt::Element;
+use crate::crdt::{Element, NodeId};
 use crate::storage::StoreError;
 
 /// A store with a past speaks to its peers after this at the latest.
@@ -18,8 +18,6 @@ const FRESH_QUIET_MS: u64 = 2_000;
 const MAX_HELD: usize = 65_536;
 /// … and most bytes of their elements.
 const MAX_HELD_BYTES: usize = 32 << 20;
-/// How many peers are asked at a start.
-const PEERS_ASKED: usize = 3;
 
 /// Whether peers may be spoken to, and whether requests are held.
 pub struct CatchUp {
@@ -108,14 +106,21 @@ impl Replica {
             let hold = !self.catch_up.fresh && !self.peers.is_empty() && self.config.catch_up_ms > 0;
             let until_ms = now_ms + self.config.catch_up_ms;
             self.catch_up.stage = if hold { Stage::Asked { until_ms } } else { Stage::Done };
-            for peer in self.gossip.choose(&self.peers, PEERS_ASKED) {
+            self.relay.start(now_ms);
+            // The first other node is likely to be the relay, or was it while this one was away.
+            let mut asked: Vec<NodeId> = self.peers.first().cloned().into_iter().collect();
+            if !self.catch_up.fresh {
+                asked.extend(self.gossip.choose(self.peers.get(1..).unwrap_or_default()));
+            }
+            for peer in asked {
                 self.send_digest(&peer, false, true);
             }
         }
     }
 
     /// A peer's answer has been merged: requests need not wait any longer.
-    pub(super) fn caught_up(&mut self) -> Result<(), StoreError> {
+    pub(super) fn caught_up(&mut self, now_ms: u64) -> Result<(), StoreError> {
+        self.relay.caught_up(now_ms);
         if matches!(self.catch_up.stage, Stage::Asked { .. }) {
             self.catch_up.stage = Stage::Done;
             self.serve_held()?;
@@ -136,7 +141,7 @@ impl Replica {
     pub(super) fn tick_catch_up(&mut self, now_ms: u64) -> Result<(), StoreError> {
         match self.catch_up.stage {
             Stage::Quiet { until_ms } if now_ms >= until_ms => self.hear_a_line(now_ms),
-            Stage::Asked { until_ms } if now_ms >= until_ms => self.caught_up()?,
+            Stage::Asked { until_ms } if now_ms >= until_ms => self.caught_up(now_ms)?,
             Stage::Done => self.serve_held()?,
             _ => {}
         }

@@ -1,61 +1,51 @@
-//! Anti-entropy: pushes, digests, deltas. (State deltas are in `transfer`.)
+//! Digests, and the operations that answer them. ([`super::relay`] pushes, [`super::pulls`] asks, and state deltas are
+//! in `transfer`.)
 //!
-//! - New operations of this incarnation are **pushed** to every peer, at once when the last push is a while ago.
-//! - A **digest** says what its sender holds. Who holds more answers with operations; who holds less sends a digest of
-//!   its own. Digests go to random peers, first to those that are not known to hold the same; the interval doubles
-//!   while nobody differs.
-//! - Every message carries its sender's vector. Who sees from it that it lacks something **pulls**, after a grace in
-//!   which the push may still come.
+//! - A **digest** says what its sender holds. Who holds more answers with operations; who holds less pulls. Digests go
+//!   to random peers, first to those that are not known to hold the same; the interval doubles while nothing differs,
+//!   and while operations are flushed digests wait. They are the safety net: whatever else is lost or wrong, they find it.
+//! - What has been held for less than the **grace** is left out of an answer: pushes are bringing it. A digest that asks
+//!   for an answer in any case, a *pull*, gets it, too.
+//! - Every message carries its sender's vector. Who sees from it that it lacks something pulls that, after a grace.
 //!
-//! Pushes may be lost and vectors may be old: only digests and their answers matter for convergence.
+//! Vectors may be old by the time they come: only what a message carries is ever merged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
-use super::message::{LastAnswer, PeerBody, PeerMessage};
+use super::message::{PeerBody, PeerMessage, Purpose};
+use super::pulls::Pulls;
+use super::relay::Place;
 use super::{Replica, ReplicaConfig};
-use crate::crdt::{NodeId, Op, Seq, Verdict, VersionVector};
-use crate::storage::StoreError;
+use crate::crdt::{Dot, NodeId, Op, ReplicaId, Seq, Verdict, VersionVector};
+use crate::storage::{OpCursor, StoreError};
 
 /// What an operation costs on the wire beyond its weight if it does not follow the one before it.
 const RUN_BYTES: usize = 28;
-/// How long pushes that are under way get before what is missing is pulled.
-const GRACE_MS: u64 = 200;
-/// A pull that brought nothing is repeated after this.
-const RETRY_MS: u64 = 1_000;
-/// So many times: what was heard of may have been lost with the only store that had it.
-const MAX_PULLS: u32 = 10;
+
+/// While operations are flushed, a digest goes out after so many times the longest interval all the same.
+const POSTPONED: u64 = 4;
 
 /// When to say what to whom.
 pub(super) struct Gossip {
     random: u64,
-    /// The last of this incarnation's operations that has been pushed.
-    pushed: Seq,
-    last_push_ms: u64,
     digest_at_ms: u64,
     digest_interval_ms: u64,
-    /// Something is missing here: when to pull it, from whom, and what that peer held (`None`: not known).
-    pull: Option<Pull>,
-    /// Digests that are not answered yet, in full or not, and when they went out.
-    asked: BTreeMap<NodeId, (u64, bool)>,
-}
-
-struct Pull {
-    at_ms: u64,
-    from: NodeId,
-    wanted: Option<VersionVector>,
-    tries: u32,
+    /// When the last one went out.
+    last_digest_ms: u64,
+    /// Where this node's operations ended at which time, as far back as the grace.
+    ends: VecDeque<(u64, OpCursor)>,
+    pub pulls: Pulls,
 }
 
 impl Gossip {
     pub fn new(random: u64, now_ms: u64, config: &ReplicaConfig) -> Self {
         Self {
             random,
-            pushed: Seq(0),
-            last_push_ms: 0,
             digest_at_ms: now_ms + config.digest_interval_ms,
             digest_interval_ms: config.digest_interval_ms,
-            pull: None,
-            asked: BTreeMap::new(),
+            last_digest_ms: now_ms,
+            ends: VecDeque::new(),
+            pulls: Pulls::default(),
         }
     }
 
@@ -72,41 +62,44 @@ impl Gossip {
         self.draw() % bound.max(1)
     }
 
-    /// Up to `count` different ones of `from`, in random order.
-    pub fn choose(&mut self, from: &[NodeId], count: usize) -> Vec<NodeId> {
-        let mut rest: Vec<NodeId> = from.to_vec();
-        let mut chosen = Vec::new();
-        while chosen.len() < count && !rest.is_empty() {
-            let n = usize::try_from(self.below(rest.len() as u64)).expect("an index");
-            chosen.push(rest.swap_remove(n));
+    /// A random one of `from`.
+    pub fn choose<T: Clone>(&mut self, from: &[T]) -> Option<T> {
+        let n = usize::try_from(self.below(from.len() as u64)).expect("an index");
+        from.get(n).cloned()
+    }
+
+    /// Where the operations begin that have been held for less than `grace_ms`.
+    fn young_from(&mut self, end: OpCursor, grace_ms: u64, now_ms: u64) -> OpCursor {
+        self.note_end(end, grace_ms, now_ms);
+        self.ends.front().map_or(end, |(_, end)| *end)
+    }
+
+    /// Takes note of where the operations end now: those after that are younger than this moment.
+    fn note_end(&mut self, end: OpCursor, grace_ms: u64, now_ms: u64) {
+        if self.ends.back().is_none_or(|(_, last)| *last != end) {
+            self.ends.push_back((now_ms, end));
         }
-        chosen
+        // The last one that is older than the grace stays: it is where the young ones begin.
+        while self.ends.get(1).is_some_and(|(at, _)| at + grace_ms <= now_ms) {
+            self.ends.pop_front();
+        }
     }
 }
 
 impl Replica {
-    fn send(&mut self, to: &NodeId, body: PeerBody) {
+    pub(super) fn send(&mut self, to: &NodeId, body: PeerBody) {
+        let tells = matches!(body, PeerBody::Digest { .. } | PeerBody::Ops { .. } | PeerBody::Sign { .. });
+        if let Some(place) = self.relay.place(to).filter(|_| tells) {
+            // Its vector acknowledges.
+            self.relay.peer_mut(place).unanswered = None;
+        }
         self.outbox.send(to, self.store.incarnation(), body);
-    }
-
-    pub(super) fn send_to_peer(&mut self, to: &NodeId, body: PeerBody) {
-        self.send(to, body);
     }
 
     /// Tells `to` what is held here; `answer` asks for a word back even if there is nothing to send.
     pub(super) fn send_digest(&mut self, to: &NodeId, full: bool, answer: bool) {
         let vv = if full { self.store.vv().clone() } else { self.store.compact_vv() };
         self.send(to, PeerBody::Digest { vv, full, answer });
-    }
-
-    fn send_ops(&mut self, to: &NodeId, ops: Vec<Op>, answer: bool) {
-        let vv = self.store.compact_vv();
-        let messages = cut(ops, self.config.message_bytes);
-        let last = messages.len() - 1;
-        for (n, ops) in messages.into_iter().enumerate() {
-            let answer = answer.then_some(LastAnswer(n == last));
-            self.send(to, PeerBody::Ops { vv: vv.clone(), ops, answer });
-        }
     }
 
     /// Takes a peer's message. One that makes no sense is dropped whole, with a word on stderr.
@@ -120,17 +113,21 @@ impl Replica {
             return Ok(());
         }
         self.heard.hear(from, now_ms);
+        let Some(place) = self.relay.place(from) else { return Ok(()) };
+        let back = self.relay.heard(place, message.from, now_ms, self.store.op_cursor());
         match message.body {
-            PeerBody::Digest { vv, full, answer } => self.on_digest(from, &vv, full, answer, now_ms),
-            PeerBody::Ops { vv, ops, answer } => self.on_ops(from, &vv, ops, answer, now_ms),
-            PeerBody::Offer { key, vv } => self.on_offer(from, key, vv, now_ms),
-            PeerBody::Pull { key, digest, offset } => self.on_pull(from, key, digest, offset, now_ms),
-            PeerBody::Part { key, offset, next, content } => self.on_part(from, key, offset, next, content, now_ms),
-            PeerBody::Gone { key } => {
-                self.on_gone(from, message.from, key, now_ms);
-                Ok(())
-            }
+            PeerBody::Digest { vv, full, answer } => self.on_digest(from, &vv, full, answer, now_ms)?,
+            PeerBody::Ops { vv, ops, purpose } => self.on_ops(from, place, &vv, ops, purpose, now_ms)?,
+            PeerBody::Sign { vv, sign } => self.on_sign(from, &vv, sign, now_ms),
+            PeerBody::Offer { key, vv } => self.on_offer(from, key, vv, now_ms)?,
+            PeerBody::Pull { key, digest, offset } => self.on_pull(from, key, digest, offset, now_ms)?,
+            PeerBody::Part { key, offset, next, content } => self.on_part(from, key, offset, next, content, now_ms)?,
+            PeerBody::Gone { key } => self.on_gone(from, message.from, key, now_ms),
         }
+        if back {
+            self.gossip.pulls.hurry(from, now_ms);
+        }
+        Ok(())
     }
 
     /// Why a message cannot be taken at its word.
@@ -140,7 +137,7 @@ impl Replica {
         }
         let (own, held) = (self.store.incarnation(), self.store.vv().get(self.store.incarnation()));
         let (vv, ops): (Option<&VersionVector>, &[Op]) = match &message.body {
-            PeerBody::Digest { vv, .. } | PeerBody::Offer { vv, .. } => (Some(vv), &[]),
+            PeerBody::Digest { vv, .. } | PeerBody::Offer { vv, .. } | PeerBody::Sign { vv, .. } => (Some(vv), &[]),
             PeerBody::Ops { vv, ops, .. } => (Some(vv), ops),
             PeerBody::Pull { digest, .. } => (digest.as_ref(), &[]),
             PeerBody::Part { .. } | PeerBody::Gone { .. } => (None, &[]),
@@ -148,6 +145,28 @@ impl Replica {
         let claims = vv.is_some_and(|vv| vv.get(own) > held);
         let invents = ops.iter().any(|op| op.dot.replica == own && op.dot.seq > held);
         (claims || invents).then_some("it claims operations of this process that this process has not made")
+    }
+
+    /// The vector that a peer's message means; `None` if it names somebody who is not known here.
+    pub(super) fn expand(&self, vv: &VersionVector, full: bool) -> Option<VersionVector> {
+        if full { Some(vv.clone()) } else { self.store.state().incarnations.expand(vv).ok() }
+    }
+
+    /// Takes note of what a peer holds, by its own word; says whether something of that is missing here.
+    pub(super) fn learn(&mut self, from: &NodeId, vv: &VersionVector, full: bool, now_ms: u64) -> bool {
+        let theirs = self.expand(vv, full);
+        let behind = theirs.as_ref().is_none_or(|theirs| !theirs.is_within(self.store.vv()));
+        // What they say of strangers is true, too; it is only not all.
+        let theirs = theirs.unwrap_or_else(|| vv.clone());
+        if theirs != *self.store.vv() {
+            self.gossip.digest_interval_ms = self.config.digest_interval_ms;
+            let soon = now_ms + self.config.digest_interval_ms;
+            self.gossip.digest_at_ms = self.gossip.digest_at_ms.min(soon);
+        }
+        if let Some(place) = self.relay.place(from) {
+            self.relay.peer_mut(place).holds(theirs);
+        }
+        behind
     }
 
     fn on_digest(
@@ -158,53 +177,76 @@ impl Replica {
         answer: bool,
         now_ms: u64,
     ) -> Result<(), StoreError> {
-        let theirs = if full { Ok(vv.clone()) } else { self.store.state().incarnations.expand(vv) };
-        let Ok(theirs) = theirs else {
+        let behind = self.learn(from, vv, full, now_ms);
+        match self.expand(vv, full) {
+            Some(theirs) if !self.store.vv().is_within(&theirs) => {
+                self.send_delta(from, &theirs, full || answer, now_ms)?;
+            }
+            Some(_) if full || answer => {
+                // Two strangers that answered full vectors with digests only would greet for ever.
+                let vv = self.store.compact_vv();
+                self.send_ops(from, &vv, Vec::new(), Purpose::Last);
+            }
             // They hold something of somebody unknown here. In full, they can tell what that somebody's Start is.
-            self.send_digest(from, true, false);
-            return Ok(());
-        };
-        let behind = !theirs.is_within(self.store.vv());
-        self.know(from, theirs.clone(), now_ms);
-        if !self.store.vv().is_within(&theirs) {
-            self.send_delta(from, &theirs)?;
-        } else if full || answer {
-            // Two strangers that answered full vectors with digests only would greet for ever.
-            self.send_ops(from, Vec::new(), true);
+            None if answer => self.send_digest(from, true, true),
+            _ => {}
         }
         if behind {
-            // Two that lack something of each other would answer digests with digests as fast as the network goes. But
-            // a full one may be the answer to a compact one that could not be understood.
-            let waits = |(at, was_full): &(u64, bool)| now_ms < at + RETRY_MS && (*was_full || !full);
-            if !self.gossip.asked.get(from).is_some_and(waits) {
-                self.pull_now(from, Some(theirs), full, now_ms);
-            }
+            self.pull_after(from, vv, full, self.relay.timers().grace(), now_ms);
         } else {
-            self.caught_up()?;
+            self.caught_up(now_ms)?;
         }
         Ok(())
     }
 
-    /// Sends what a peer that holds `theirs` lacks, or an offer if the log no longer has it.
-    fn send_delta(&mut self, to: &NodeId, theirs: &VersionVector) -> Result<(), StoreError> {
+    /// Sends what a peer that holds `theirs` lacks, or an offer if the log no longer has it; without `everything`, what
+    /// pushes are bringing is left out.
+    fn send_delta(
+        &mut self,
+        to: &NodeId,
+        theirs: &VersionVector,
+        everything: bool,
+        now_ms: u64,
+    ) -> Result<(), StoreError> {
         if !self.store.can_serve(theirs) {
             self.offer(to, theirs);
             return Ok(());
         }
-        let delta = self.store.delta(theirs, self.config.answer_messages * self.config.message_bytes)?;
-        self.send_ops(to, delta.ops, true);
+        let mut delta = self.store.delta(theirs, self.config.answer_messages * self.config.message_bytes)?;
+        if !everything {
+            let young = self.young(now_ms);
+            delta.ops.retain(|op| !young.covers(op.dot));
+            if delta.ops.is_empty() {
+                return Ok(());
+            }
+        }
+        let purpose = if delta.complete { Purpose::Last } else { Purpose::LastOfMany };
+        let vv = self.store.compact_vv();
+        self.send_ops(to, &vv, delta.ops, purpose);
         Ok(())
+    }
+
+    /// The operations that have been held for less than the grace.
+    fn young(&mut self, now_ms: u64) -> Young {
+        let (end, grace) = (self.store.op_cursor(), self.relay.timers().grace());
+        let from = self.gossip.young_from(end, grace, now_ms);
+        let mut first = BTreeMap::new();
+        for op in self.store.ops_since(from).into_iter().flatten() {
+            first.entry(op.dot.replica).or_insert(op.dot.seq);
+        }
+        Young(first)
     }
 
     fn on_ops(
         &mut self,
         from: &NodeId,
+        place: Place,
         vv: &VersionVector,
         ops: Vec<Op>,
-        answer: Option<LastAnswer>,
+        purpose: Purpose,
         now_ms: u64,
     ) -> Result<(), StoreError> {
-        let mut progress = false;
+        let (loaded, mut progress, mut early) = (!ops.is_empty(), false, false);
         for op in ops {
             match op.judge(self.store.vv()) {
                 Verdict::Known => {}
@@ -212,28 +254,43 @@ impl Replica {
                     self.store.append_remote(op);
                     progress = true;
                 }
-                Verdict::Early => self.parking.park(op),
+                Verdict::Early => {
+                    self.parking.park(op);
+                    early = true;
+                }
             }
         }
         self.settle_parked();
         if progress {
             self.merged();
         }
-        let theirs = self.store.state().incarnations.expand(vv).ok();
-        let behind = theirs.as_ref().is_none_or(|theirs| !theirs.is_within(self.store.vv()));
-        if let Some(theirs) = &theirs {
-            self.know(from, theirs.clone(), now_ms);
+        let behind = self.learn(from, vv, false, now_ms);
+        let timers = self.relay.timers();
+        let random = self.gossip.draw();
+        match purpose {
+            Purpose::Push => self.relay.pushed_here(place, progress || early, now_ms, random),
+            Purpose::Flush => {
+                let spread = self.expand(vv, false).unwrap_or_else(|| vv.clone());
+                self.relay.flushed_here(place, &spread, loaded, now_ms, random);
+                self.postpone_digest(now_ms);
+            }
+            Purpose::Part => {
+                self.gossip.pulls.hears_a_part(from, now_ms + timers.answer());
+                return Ok(());
+            }
+            Purpose::LastOfMany | Purpose::Last => {
+                self.gossip.pulls.is_answered(from);
+                self.caught_up(now_ms)?;
+            }
         }
-        let last = answer == Some(LastAnswer(true));
-        if last {
-            self.gossip.asked.remove(from);
-            self.caught_up()?;
-        }
-        match (behind, last && progress) {
-            // There is more where that came from.
-            (true, true) => self.pull_now(from, theirs, false, now_ms),
-            (true, false) => self.pull_later(from, theirs, now_ms),
-            (false, _) => {}
+        if behind {
+            let grace = match purpose {
+                Purpose::LastOfMany => 0,
+                // A flush without operations that shows that there are some: they are to be asked for.
+                _ if early || (purpose == Purpose::Flush && !loaded) => timers.overtaking(),
+                _ => timers.grace(),
+            };
+            self.pull_after(from, vv, false, grace, now_ms);
         }
         Ok(())
     }
@@ -245,111 +302,65 @@ impl Replica {
         }
     }
 
-    /// Takes note of what a peer holds.
-    fn know(&mut self, peer: &NodeId, theirs: VersionVector, now_ms: u64) {
-        if theirs != *self.store.vv() {
-            self.gossip.digest_interval_ms = self.config.digest_interval_ms;
-            let soon = now_ms + self.config.digest_interval_ms;
-            self.gossip.digest_at_ms = self.gossip.digest_at_ms.min(soon);
-        }
-        self.known.insert(peer.clone(), theirs);
-    }
-
-    /// Asks `from` for what is missing here.
-    fn pull_now(&mut self, from: &NodeId, wanted: Option<VersionVector>, full: bool, now_ms: u64) {
-        self.send_digest(from, full, false);
-        self.gossip.asked.insert(from.clone(), (now_ms, full));
-        self.gossip.pull = Some(Pull { at_ms: now_ms + RETRY_MS, from: from.clone(), wanted, tries: 0 });
-    }
-
-    /// Asks `from` in a while, if it is still missing then.
-    pub(super) fn pull_later(&mut self, from: &NodeId, wanted: Option<VersionVector>, now_ms: u64) {
-        if self.gossip.pull.is_none() {
-            self.gossip.pull = Some(Pull { at_ms: now_ms + GRACE_MS, from: from.clone(), wanted, tries: 0 });
-        }
-    }
-
-    /// Pushes this incarnation's new operations, if there are any and it is time.
-    pub(super) fn push(&mut self, now_ms: u64) {
-        let newest = self.store.vv().get(self.store.incarnation());
-        if newest == self.gossip.pushed || !self.push_is_due(now_ms) {
-            return;
-        }
-        // Too many to be at hand: the peers see from the vector that they are behind, and pull.
-        let ops = self.store.own_ops_after(self.gossip.pushed).unwrap_or_default();
-        (self.gossip.pushed, self.gossip.last_push_ms) = (newest, now_ms);
-        for peer in self.peers.clone() {
-            self.send_ops(&peer, ops.clone(), false);
-        }
-        let soon = now_ms + self.config.digest_interval_ms;
-        self.gossip.digest_interval_ms = self.config.digest_interval_ms;
-        self.gossip.digest_at_ms = self.gossip.digest_at_ms.min(soon);
-    }
-
-    fn push_is_due(&self, now_ms: u64) -> bool {
-        let waited = self.gossip.last_push_ms == 0 || now_ms >= self.gossip.last_push_ms + self.config.push_interval_ms;
-        self.may_speak() && !self.peers.is_empty() && waited
+    /// Operations are being flushed: whoever lacks something sees that from their vectors.
+    pub(super) fn postpone_digest(&mut self, now_ms: u64) {
+        let gossip = &mut self.gossip;
+        let latest = gossip.last_digest_ms + POSTPONED * self.config.digest_max_ms;
+        let later = (now_ms + self.config.digest_interval_ms).min(latest);
+        gossip.digest_at_ms = gossip.digest_at_ms.max(later);
     }
 
     pub(super) fn tick_gossip(&mut self, now_ms: u64) {
         if !self.may_speak() || self.peers.is_empty() {
             return;
         }
-        self.tick_pull(now_ms);
+        let (end, grace) = (self.store.op_cursor(), self.relay.timers().grace());
+        self.gossip.note_end(end, grace, now_ms);
+        self.tick_pulls(now_ms);
         if now_ms >= self.gossip.digest_at_ms {
             self.send_due_digest(now_ms);
         }
     }
 
-    fn tick_pull(&mut self, now_ms: u64) {
-        let Some(pull) = &self.gossip.pull else { return };
-        let satisfied = pull.wanted.as_ref().is_some_and(|wanted| wanted.is_within(self.store.vv()));
-        if satisfied && self.parking.is_empty() {
-            self.gossip.pull = None;
-        } else if now_ms >= pull.at_ms {
-            let Some(pull) = self.gossip.pull.take() else { return };
-            self.send_digest(&pull.from, false, false);
-            // Once more, unless something comes of it; then from somebody else.
-            let again = pull.wanted.is_some() && pull.tries < MAX_PULLS;
-            if let Some(other) = self.gossip.choose(&self.peers, 1).pop().filter(|_| again) {
-                let (wanted, tries) = (pull.wanted, pull.tries + 1);
-                self.gossip.pull = Some(Pull { at_ms: now_ms + RETRY_MS, from: other, wanted, tries });
-            } else {
-                self.parking.clear();
-            }
-        }
-    }
-
     fn send_due_digest(&mut self, now_ms: u64) {
         let own = self.store.vv();
-        let differing = |peer: &&NodeId| self.known.get(*peer) != Some(own);
-        let differing: Vec<NodeId> = self.peers.iter().filter(differing).cloned().collect();
-        let (candidates, answer) = if differing.is_empty() { (self.peers.clone(), false) } else { (differing, true) };
-        for peer in self.gossip.choose(&candidates, 1) {
-            self.send_digest(&peer, false, answer);
+        let (differing, same): (Vec<_>, Vec<_>) =
+            self.relay.peers().map(|(place, peer)| (place, peer.known != *own)).partition(|(_, differs)| *differs);
+        let candidates = if differing.is_empty() { same } else { differing };
+        if let Some((place, _)) = self.gossip.choose(&candidates) {
+            let to = self.relay.peer(place).name.clone();
+            self.send_digest(&to, false, false);
         }
         let base = self.config.digest_interval_ms;
-        let interval = &mut self.gossip.digest_interval_ms;
-        *interval = if answer { base } else { (*interval * 2).clamp(base, self.config.digest_max_ms.max(base)) };
+        let gossip = &mut self.gossip;
+        let interval = gossip.digest_interval_ms;
         // 20 % more or less, so that the nodes do not all speak at once.
-        let interval = *interval;
-        let jitter = self.gossip.below(interval * 2 / 5);
-        self.gossip.digest_at_ms = now_ms + interval * 4 / 5 + jitter;
+        let jitter = gossip.below(interval * 2 / 5);
+        gossip.digest_at_ms = now_ms + interval * 4 / 5 + jitter;
+        gossip.last_digest_ms = now_ms;
+        // It is set back when something differs.
+        gossip.digest_interval_ms = (interval * 2).clamp(base, self.config.digest_max_ms.max(base));
     }
 
     pub(super) fn gossip_wakeup_ms(&self) -> Option<u64> {
         if !self.may_speak() || self.peers.is_empty() {
             return None;
         }
-        let unpushed = self.store.vv().get(self.store.incarnation()) != self.gossip.pushed;
-        let push = unpushed.then_some(self.gossip.last_push_ms + self.config.push_interval_ms);
-        let pull = self.gossip.pull.as_ref().map(|pull| pull.at_ms);
-        [Some(self.gossip.digest_at_ms), push, pull].into_iter().flatten().min()
+        [Some(self.gossip.digest_at_ms), self.gossip.pulls.next_wakeup_ms()].into_iter().flatten().min()
+    }
+}
+
+/// Operations by where those of each replica begin.
+struct Young(BTreeMap<ReplicaId, Seq>);
+
+impl Young {
+    fn covers(&self, dot: Dot) -> bool {
+        self.0.get(&dot.replica).is_some_and(|first| dot.seq >= *first)
     }
 }
 
 /// Cuts operations into messages of about `message_bytes`; at least one message, if an empty one.
-fn cut(ops: Vec<Op>, message_bytes: usize) -> Vec<Vec<Op>> {
+pub(super) fn cut(ops: Vec<Op>, message_bytes: usize) -> Vec<Vec<Op>> {
     let mut messages = vec![Vec::new()];
     let (mut bytes, mut next) = (0, None);
     for op in ops {

@@ -252,7 +252,8 @@ pub enum PeerBody {
         vv: VersionVector,
         /// Whether `vv` is in full.
         full: bool,
-        /// Whether an answer is wanted even if there is nothing to send.
+        /// Whether an answer is wanted, even if there is nothing to send, and with the newest operations too, which
+        /// pushes may be bringing. In full, it always is.
         answer: bool,
     },
     /// Operations that the receiver may lack.
@@ -261,8 +262,15 @@ pub enum PeerBody {
         vv: VersionVector,
         /// The operations, in an order in which they apply.
         ops: Vec<Op>,
-        /// Whether they answer a digest, and if so, whether this is the last message of the answer.
-        answer: Option<LastAnswer>,
+        /// What they are sent for.
+        purpose: Purpose,
+    },
+    /// A word without operations.
+    Sign {
+        /// What the sender holds, compact. About the sender, as in all messages.
+        vv: VersionVector,
+        /// Which word.
+        sign: Sign,
     },
     /// The log no longer has what the receiver lacks; here is a state delta that it can pull.
     Offer {
@@ -298,9 +306,33 @@ pub enum PeerBody {
     },
 }
 
-/// Whether a message is the last of an answer.
+/// What operations are sent for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct LastAnswer(pub bool);
+pub enum Purpose {
+    /// They are new, and the receiver is to spread them: it is taken for the relay.
+    Push,
+    /// The sender is the relay, and spreads them. Everything that its vector covers has been spread.
+    Flush,
+    /// They answer a digest, and more messages of this answer follow.
+    Part,
+    /// This is the last message of an answer, which was as much as an answer may be: there is more.
+    LastOfMany,
+    /// This is the last message of an answer.
+    Last,
+}
+
+/// What can be said without operations.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sign {
+    /// Say something.
+    Ping,
+    /// Here I am.
+    Pong,
+    /// What was flushed has come.
+    Ack,
+    /// Here I am again: ask me for what you lack, and forget what you sent me that I do not hold.
+    Hello,
+}
 
 /// Names a state delta.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -26,7 +26,10 @@ pub mod message;
 mod once;
 pub mod outbox;
 mod parking;
+mod pulls;
 mod reading;
+mod relay;
+mod spread;
 mod status;
 mod transfer;
 
@@ -34,14 +37,13 @@ pub use message::*;
 pub use outbox::Outbox;
 pub use status::{PeerStatus, Status};
 
-use std::collections::BTreeMap;
-
-use crate::crdt::{Element, MAX_REMOVE_TAGS, NodeId, OpBody, Tag, VersionVector};
+use crate::crdt::{Element, MAX_REMOVE_TAGS, NodeId, OpBody, Tag};
 use crate::storage::{ReadForm, Recovery, Store, StoreError};
 use catch_up::CatchUp;
 use gossip::Gossip;
 use parking::Parking;
 use reading::Reading;
+use relay::Relay;
 use status::Heard;
 use transfer::{Receiving, Sending};
 
@@ -53,8 +55,11 @@ const MAX_OUTBOX_BYTES: usize = 4 << 20;
 pub struct ReplicaConfig {
     /// How long clients' set requests are held after a restart, at most.
     pub catch_up_ms: u64,
-    /// New operations are pushed at once, but no sooner than this after the last push.
-    pub push_interval_ms: u64,
+    /// The relay of a cluster of 25 nodes or more spreads new operations this long after it last did, at the latest; of
+    /// a smaller one, sooner in proportion. It should be a little more than a round trip: most other times follow from it.
+    pub flush_interval_ms: u64,
+    /// Others push theirs to the relay so long after the first of them.
+    pub leaf_wait_ms: u64,
     /// A digest goes to a random peer after this, doubling while nothing differs …
     pub digest_interval_ms: u64,
     /// … up to this.
@@ -72,7 +77,8 @@ impl Default for ReplicaConfig {
     fn default() -> Self {
         Self {
             catch_up_ms: 500,
-            push_interval_ms: 50,
+            flush_interval_ms: 300,
+            leaf_wait_ms: 0,
             digest_interval_ms: 2_000,
             digest_max_ms: 30_000,
             message_bytes: 60 << 10,
@@ -99,8 +105,7 @@ pub struct Replica {
     outbox: Outbox,
     /// The other nodes of the cluster.
     peers: Vec<NodeId>,
-    /// What each peer was last known to hold.
-    known: BTreeMap<NodeId, VersionVector>,
+    relay: Relay,
     heard: Heard,
     parking: Parking,
     gossip: Gossip,
@@ -118,11 +123,11 @@ impl Replica {
         let mut replica = Self {
             catch_up: CatchUp::new(recovery.fresh, now_ms),
             gossip: Gossip::new(random, now_ms, &config),
+            relay: Relay::new(&config, store.vv()),
             store,
             config,
             outbox: Outbox::default(),
             peers: Vec::new(),
-            known: BTreeMap::new(),
             heard: Heard::at(now_ms),
             parking: Parking::default(),
             reading: None,
@@ -147,7 +152,7 @@ impl Replica {
     fn list_peers(&mut self) {
         let manifest = self.store.manifest();
         self.peers = manifest.nodes.iter().filter(|node| **node != manifest.node).cloned().collect();
-        self.known.retain(|node, _| self.peers.contains(node));
+        self.relay.set_nodes(&manifest.node, &manifest.nodes);
         self.heard.retain(&self.peers);
     }
 
@@ -260,14 +265,20 @@ impl Replica {
         self.tick_catch_up(now_ms)?;
         self.tick_transfer(now_ms);
         self.tick_gossip(now_ms);
+        self.tick_relay(now_ms);
         self.report_lost_and_found();
         Ok(())
     }
 
     /// When [`Replica::tick`] wants to be called next; `None`: when something has come.
     pub fn next_wakeup_ms(&self) -> Option<u64> {
-        let reading = self.is_reading().then_some(0);
-        let times = [reading, self.catch_up.next_wakeup_ms(), self.gossip_wakeup_ms(), self.transfer_wakeup_ms()];
+        let times = [
+            self.is_reading().then_some(0),
+            self.catch_up.next_wakeup_ms(),
+            self.gossip_wakeup_ms(),
+            self.relay_wakeup_ms(),
+            self.transfer_wakeup_ms(),
+        ];
         times.into_iter().flatten().min()
     }
 
@@ -277,7 +288,7 @@ impl Replica {
     /// # Errors
     /// If it could not be made durable: nothing may leave any more, and the process should end.
     pub fn commit(&mut self, now_ms: u64) -> Result<Vec<Outgoing>, StoreError> {
-        self.push(now_ms);
+        self.spread(now_ms)?;
         self.read_on()?;
         let synced = self.store.commit()?;
         Ok(self.outbox.release(synced))

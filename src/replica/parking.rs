@@ -60,11 +60,6 @@ impl Parking {
         }
     }
 
-    /// Whether nothing is parked.
-    pub fn is_empty(&self) -> bool {
-        self.ops.is_empty()
-    }
-
     /// Gives up on everything.
     pub fn clear(&mut self) {
         self.ops.clear();

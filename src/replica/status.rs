@@ -101,7 +101,8 @@ impl Replica {
             }
         }
         let peer = |peer: &NodeId| {
-            let known = self.known.get(peer);
+            let known = self.relay.place(peer).map(|place| self.relay.peer(place));
+            let known = known.filter(|peer| peer.heard_ms.is_some()).map(|peer| &peer.known);
             let status = PeerStatus {
                 lacks: known.map(|theirs| beyond(&state.vv, theirs)),
                 ahead: known.map(|theirs| beyond(theirs, &state.vv)),

@@ -21,6 +21,8 @@ use std::sync::Arc;
 const PULL_AGAIN_MS: u64 = 1_000;
 /// … so many times.
 const MAX_TRIES: u32 = 5;
+/// After a state delta that has gone, another is asked for after this.
+const AGAIN_MS: u64 = 200;
 /// A pin is given up so long after the last pull.
 const PIN_MS: u64 = 30_000;
 const MAX_PINS: usize = 2;
@@ -105,7 +107,7 @@ impl Replica {
         if planted::is(Bug::ContextOverclaim) {
             vv = self.store.vv().clone();
         }
-        self.send_to_peer(to, PeerBody::Offer { key, vv });
+        self.send(to, PeerBody::Offer { key, vv });
     }
 
     pub(super) fn on_offer(
@@ -145,7 +147,7 @@ impl Replica {
         let digest = (receiving.next == START).then(|| receiving.digest.clone());
         let (to, body) =
             (receiving.from.clone(), PeerBody::Pull { key: receiving.key, digest, offset: receiving.next });
-        self.send_to_peer(&to, body);
+        self.send(&to, body);
     }
 
     pub(super) fn on_pull(
@@ -158,16 +160,16 @@ impl Replica {
     ) -> Result<(), StoreError> {
         let config = self.config;
         let Some(pin) = self.pin(key, digest, now_ms) else {
-            self.send_to_peer(from, PeerBody::Gone { key });
+            self.send(from, PeerBody::Gone { key });
             return Ok(());
         };
         let parts = pin.parts(offset, &config)?;
         let none = parts.is_empty();
         for (offset, next, content) in parts {
-            self.send_to_peer(from, PeerBody::Part { key, offset, next, content });
+            self.send(from, PeerBody::Part { key, offset, next, content });
         }
         if none {
-            self.send_to_peer(from, PeerBody::Gone { key });
+            self.send(from, PeerBody::Gone { key });
         }
         Ok(())
     }
@@ -284,10 +286,9 @@ impl Replica {
         self.settle_parked();
         self.merged();
         tracing::info!("merged a state delta from {from}");
-        self.caught_up()?;
+        self.caught_up(now_ms)?;
         // What has happened there since the snapshot is in its log.
-        self.send_digest(&from, false, false);
-        let _ = now_ms;
+        self.send_digest(&from, false, true);
         Ok(())
     }
 
@@ -303,7 +304,7 @@ impl Replica {
         if let Some(gone) = self.receiving.take_if(|r| r.key == key && r.from == *from) {
             self.store.discard_staged();
             // Not at once: a sender that has no room for another receiver would be asked as fast as the network goes.
-            self.pull_later(from, Some(gone.vv), now_ms);
+            self.pull_after(from, &gone.vv, true, AGAIN_MS, now_ms);
         }
     }
 

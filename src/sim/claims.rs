@@ -23,6 +23,7 @@ pub fn check_message(book: &Book, held: &VersionVector, message: &PeerMessage) {
                 Rule::Context.must(made && held.covers(op.dot), || format!("{op:?} was sent, and is not held so"));
             }
         }
+        PeerBody::Sign { vv, .. } => within(&book.expand(vv), "a word"),
         PeerBody::Offer { vv, .. } => within(vv, "an offer"),
         PeerBody::Pull { digest, .. } => digest.iter().for_each(|vv| within(vv, "a pull")),
         PeerBody::Part { content, .. } => check_part(book, held, content),

@@ -67,6 +67,7 @@ pub fn kind(body: &PeerBody) -> &'static str {
     match body {
         PeerBody::Digest { .. } => "digest",
         PeerBody::Ops { .. } => "ops",
+        PeerBody::Sign { .. } => "sign",
         PeerBody::Offer { .. } => "offer",
         PeerBody::Pull { .. } => "pull",
         PeerBody::Part { .. } => "part",
@@ -146,6 +147,11 @@ impl Network {
     /// When the next message arrives.
     pub fn next_ms(&self) -> Option<u64> {
         self.under_way.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// When the first message that is on its way to a node arrives.
+    pub fn next_to(&self, to: &NodeId) -> Option<u64> {
+        self.under_way.iter().find(|(_, arrival)| arrival.to == *to).map(|((at, _), _)| *at)
     }
 
     /// What has arrived by now. A cut also stops what is under way.

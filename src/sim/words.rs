@@ -2,7 +2,7 @@
 
 use super::network::kind;
 use crate::crdt::VersionVector;
-use crate::replica::{PeerBody, Reply, Request};
+use crate::replica::{PeerBody, Purpose, Reply, Request};
 
 /// Of longer texts the beginning is enough.
 const SHORT: usize = 24;
@@ -51,13 +51,18 @@ pub fn message(body: &PeerBody) -> String {
         PeerBody::Digest { vv, full, .. } => {
             format!("{} digest {{{}}}", if *full { "a full" } else { "a" }, vector(vv))
         }
-        PeerBody::Ops { ops, answer, .. } => {
-            let to = if answer.is_some() { "in answer " } else { "" };
+        PeerBody::Ops { ops, purpose, .. } => {
+            let to = match purpose {
+                Purpose::Push => "to the relay ",
+                Purpose::Flush => "as the relay ",
+                Purpose::Part | Purpose::LastOfMany | Purpose::Last => "in answer ",
+            };
             match (ops.first(), ops.last()) {
                 (Some(first), Some(last)) => format!("{to}{} operations, {} to {}", ops.len(), first.dot, last.dot),
                 _ => format!("{to}no operations"),
             }
         }
+        PeerBody::Sign { vv, sign } => format!("a {} {{{}}}", format!("{sign:?}").to_lowercase(), vector(vv)),
         PeerBody::Part { offset, next, content, .. } => {
             let (records, live) = (content.records.len(), content.live.len());
             let last = if next.is_none() { "the last part" } else { "a part" };

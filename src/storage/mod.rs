@@ -46,7 +46,7 @@ pub use lock::StoreLock;
 pub use manifest::ReadForm;
 pub use replay::Replay;
 pub use snapshot::Snapshot;
-pub use store::{IndexOutcome, Recovery, Store, StoreLimits, StoreOptions, Synced};
+pub use store::{IndexOutcome, OpCursor, Recovery, Store, StoreLimits, StoreOptions, Synced};
 
 /// The position of an entry in *this* store's log, local and remote ones alike, in the order applied: 1, 2, 3 …
 /// Zero is before the first.

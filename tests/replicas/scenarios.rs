@@ -4,24 +4,15 @@ use std::collections::BTreeSet;
 
 use orset::crdt::{Dot, MAX_REMOVE_TAGS, NodeId, Op, OpBody, ReplicaId, Seq, VersionVector};
 use orset::dump::View;
-use orset::replica::{PeerBody, PeerMessage, Reply, Request};
+use orset::replica::{PeerBody, PeerMessage, Purpose, Reply, Request};
 use orset::storage::StoreLimits;
 use orset::storage::disk::Kept;
+
+use super::LARGE;
 
 use orset::sim::cluster::{Cluster, text};
 use orset::sim::network::{Fate, kind};
 use orset::sim::slot::Crash;
-
-/// Logs are kept whole: what is missed comes as operations.
-const LARGE: StoreLimits = StoreLimits {
-    segment_bytes: 1 << 20,
-    min_retention_bytes: 4 << 20,
-    max_retention_bytes: 64 << 20,
-    memtable_bytes: 32 << 20,
-    recent_bytes: 1 << 20,
-    max_join_changes: 16_384,
-    index_slack_bytes: 4 << 20,
-};
 
 fn up_with(limits: StoreLimits, count: usize, seed: u64) -> Cluster {
     let mut cluster = Cluster::down(count, seed);
@@ -226,9 +217,9 @@ fn messages_that_claim_too_much_or_come_from_strangers_change_nothing() {
     let (peer, stranger) = (cluster.ids[1].clone(), NodeId::new("n9").unwrap());
     let bad = [
         (&peer, PeerBody::Digest { vv: claim.clone(), full: true, answer: true }),
-        (&peer, PeerBody::Ops { vv: claim, ops: vec![start.clone()], answer: None }),
-        (&peer, PeerBody::Ops { vv: none(), ops: vec![start.clone(), invented], answer: None }),
-        (&stranger, PeerBody::Ops { vv: none(), ops: vec![start.clone()], answer: None }),
+        (&peer, PeerBody::Ops { vv: claim, ops: vec![start.clone()], purpose: Purpose::Push }),
+        (&peer, PeerBody::Ops { vv: none(), ops: vec![start.clone(), invented], purpose: Purpose::Push }),
+        (&stranger, PeerBody::Ops { vv: none(), ops: vec![start.clone()], purpose: Purpose::Push }),
         (&stranger, PeerBody::Digest { vv: none(), full: true, answer: true }),
     ];
     for (from, body) in bad {
@@ -239,7 +230,7 @@ fn messages_that_claim_too_much_or_come_from_strangers_change_nothing() {
         assert_eq!(cluster.network.total_sent(), sent, "and nothing is said");
     }
     cluster.oracle.book.make(start.clone());
-    let body = PeerBody::Ops { vv: none(), ops: vec![start], answer: None };
+    let body = PeerBody::Ops { vv: none(), ops: vec![start], purpose: Purpose::Push };
     cluster.deliver(&peer, 0, PeerMessage { from: ReplicaId::from_random(8), body });
     cluster.settle(0);
     assert!(cluster.view(0).vv.covers(honest), "the same from a peer is taken");

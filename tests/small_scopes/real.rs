@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use orset::crdt::{Element, Op, Tag, VersionVector};
-use orset::replica::{LastAnswer, Outgoing, PeerBody, PeerMessage, Replica, ReplicaConfig, Request, StateContent};
+use orset::replica::{Outgoing, PeerBody, PeerMessage, Purpose, Replica, ReplicaConfig, Request, StateContent};
 use orset::replica::{StateKey, StateOffset, Style, Ticket};
 use orset::storage::disk::MemDisk;
 use orset::storage::{NoIndex, Store, StoreLimits, StoreOptions};
@@ -94,7 +94,7 @@ impl Real {
             Step::Add(number) => self.asks(Request::Add(element(*number))),
             Step::Remove(number) => self.asks(Request::Remove(element(*number))),
             Step::Receive(op) => {
-                let body = PeerBody::Ops { vv: VersionVector::new(), ops: vec![op.clone()], answer: None };
+                let body = PeerBody::Ops { vv: VersionVector::new(), ops: vec![op.clone()], purpose: Purpose::Push };
                 self.hears((self.place + 1) % 3, body);
             }
             Step::Compact => self.compacts(),
@@ -169,9 +169,10 @@ impl Real {
         let mut answered = false;
         for body in std::mem::take(&mut self.said) {
             match body {
-                PeerBody::Ops { ops: some, answer: Some(LastAnswer(last)), .. } => {
+                PeerBody::Ops { ops: some, purpose: Purpose::Part, .. } => ops.extend(some),
+                PeerBody::Ops { ops: some, purpose: Purpose::Last, .. } => {
                     ops.extend(some);
-                    answered |= last;
+                    answered = true;
                 }
                 PeerBody::Offer { key, vv } => {
                     let parts = self.parts(to, key, digest)?;

@@ -27,7 +27,9 @@ pub struct Faults {
     pub lost_percent: u8,
     /// How many of 100 messages come twice.
     pub doubled_percent: u8,
-    /// A message takes up to this long.
+    /// A message takes at least this long …
+    pub min_delay_ms: u64,
+    /// … and up to this.
     pub max_delay_ms: u64,
     /// From which slot to which nothing goes.
     pub cut: BTreeSet<(String, String)>,
@@ -190,7 +192,7 @@ impl Inner {
             return Vec::new();
         }
         let copies = 1 + usize::from(self.rng.u8(..100) < faults.doubled_percent);
-        (0..copies).map(|_| self.rng.u64(..=faults.max_delay_ms)).collect()
+        (0..copies).map(|_| self.rng.u64(faults.min_delay_ms..=faults.max_delay_ms.max(faults.min_delay_ms))).collect()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Which operations a peer lacks.
 
-use super::{Active, Store};
-use crate::crdt::{Entry, Op, Seq, VersionVector};
+use super::{Active, OpCursor, Store};
+use crate::crdt::{Entry, Op, VersionVector};
 use crate::planted::{self, Bug};
 use crate::storage::error::StoreError;
 use crate::storage::log::Segment;
@@ -68,11 +68,14 @@ impl Store {
         Ok(delta)
     }
 
-    /// This incarnation's operations after `seq`, oldest first; `None` if they are too many to be at hand.
-    pub fn own_ops_after(&self, seq: Seq) -> Option<Vec<Op>> {
-        let ops = self.recent.of_replica_after(self.incarnation, seq);
-        let whole = ops.first().is_none_or(|first| first.dot.seq == seq.next());
-        let all = !ops.is_empty() || self.state.vv.get(self.incarnation) == seq;
-        (whole && all).then(|| ops.into_iter().cloned().collect())
+    /// Where the next operation that this process takes in will be.
+    pub fn op_cursor(&self) -> OpCursor {
+        self.recent.end()
+    }
+
+    /// The operations from a place on, also those that are not durable yet, in the log's order; `None` if they are too
+    /// many to be at hand, or a state delta came in between.
+    pub fn ops_since(&self, from: OpCursor) -> Option<impl DoubleEndedIterator<Item = &Op>> {
+        self.recent.since(from)
     }
 }

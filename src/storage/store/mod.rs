@@ -28,6 +28,7 @@ pub use answered::TooMuchAtOnce;
 pub use delta::Delta;
 pub use feed::FeedBatch;
 pub use open::{IndexOutcome, Recovery};
+pub use recent::OpCursor;
 
 use super::Lsn;
 use super::codec;

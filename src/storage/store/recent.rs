@@ -2,8 +2,21 @@
 
 use std::collections::VecDeque;
 
-use crate::crdt::{Op, ReplicaId, Seq, VersionVector};
+use crate::crdt::{Op, VersionVector};
 use crate::planted::{self, Bug};
+
+/// A place in the order in which this process has taken in operations, its own and others'. It means nothing to anybody
+/// else, and nothing to the next process.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct OpCursor(u64);
+
+impl OpCursor {
+    /// The place after so many operations more.
+    #[must_use]
+    pub const fn after(self, ops: usize) -> Self {
+        Self(self.0 + ops as u64)
+    }
+}
 
 /// The last operations of the log, in its order, without gaps.
 #[derive(Default)]
@@ -12,6 +25,8 @@ pub struct Recent {
     start: VersionVector,
     ops: VecDeque<Op>,
     bytes: usize,
+    /// Where the next operation will be.
+    end: OpCursor,
 }
 
 impl Recent {
@@ -24,6 +39,7 @@ impl Recent {
 
     /// Takes in an operation that has just been applied, and forgets the oldest ones beyond `limit_bytes`.
     pub fn push(&mut self, op: &Op, limit_bytes: usize) {
+        self.end.0 += 1;
         if limit_bytes == 0 {
             // What is here must be without gaps.
             return self.clear();
@@ -39,23 +55,28 @@ impl Recent {
         }
     }
 
-    /// Forgets everything.
+    /// Forgets everything; nobody's place is before what comes now.
     pub fn clear(&mut self) {
         self.ops.clear();
         self.bytes = 0;
+        self.end.0 += 1;
+    }
+
+    /// Where the next operation will be.
+    pub fn end(&self) -> OpCursor {
+        self.end
+    }
+
+    /// The operations from a place on, in the log's order; `None` if they are not all here.
+    pub fn since(&self, from: OpCursor) -> Option<impl DoubleEndedIterator<Item = &Op>> {
+        let count = usize::try_from(self.end.0.checked_sub(from.0)?).ok()?;
+        let first = self.ops.len().checked_sub(count)?;
+        Some(self.ops.range(first..))
     }
 
     /// The operations that somebody who holds `vv` lacks, in the log's order; `None` if there may be others before.
     pub fn lacking<'a>(&'a self, vv: &'a VersionVector) -> Option<impl Iterator<Item = &'a Op>> {
         let whole = !self.ops.is_empty() && self.start.is_within(vv);
         whole.then(|| self.ops.iter().filter(|op| !vv.covers(op.dot)))
-    }
-
-    /// The operations of `replica` after `seq`, oldest first, as far as they are here.
-    pub fn of_replica_after(&self, replica: ReplicaId, seq: Seq) -> Vec<&Op> {
-        let newer = self.ops.iter().rev().take_while(|op| op.dot.replica != replica || op.dot.seq > seq);
-        let mut ops: Vec<&Op> = newer.filter(|op| op.dot.replica == replica).collect();
-        ops.reverse();
-        ops
     }
 }
