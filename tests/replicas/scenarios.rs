@@ -290,7 +290,11 @@ fn nothing_goes_to_a_peer_in_the_quiet_period() {
 /// The simulated index keeps the room of what was removed, as sled does, so that the same decision is made here.
 #[test]
 fn an_index_that_has_outgrown_its_records_is_replaced_while_replicas_talk() {
-    let mut cluster = up_with(orset::sim::slot::SMALL, 2, 23);
+    let mut cluster = Cluster::down(2, 23);
+    for slot in 0..2 {
+        cluster.slots[slot].indexed = true;
+        cluster.start(slot);
+    }
     for n in 0..60 {
         cluster.add(n % 2, &format!("e{n}"));
         cluster.run(20);
