@@ -154,6 +154,7 @@ impl Replica {
     /// If the store fails.
     pub fn answer_held(&mut self) -> Result<bool, StoreError> {
         self.catch_up.stage = Stage::Done;
+        self.relay.stop();
         self.serve_held()?;
         Ok(!self.catch_up.held.is_empty())
     }

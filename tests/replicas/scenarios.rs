@@ -313,3 +313,20 @@ fn an_index_that_has_outgrown_its_records_is_replaced_while_replicas_talk() {
     assert_eq!(elements, 1);
     assert_eq!(cluster.slots[0].store().index().unwrap().counts().elements, 1);
 }
+
+#[test]
+fn who_stops_in_good_order_says_first_what_it_has_not_spread() {
+    for slot in [0, 1] {
+        let mut cluster = up_with(LARGE, 3, 22);
+        work(&mut cluster, 3);
+        cluster.converge();
+        cluster.add(slot, "said at once");
+        // Within the pause after that, also of a relay that has two peers only.
+        cluster.add(slot, "said at the end");
+        cluster.stop(slot);
+        cluster.run(60);
+        for other in (0..3).filter(|other| *other != slot) {
+            assert!(cluster.view(other).elements().contains("\"said at the end\""), "{other} has not heard {slot}");
+        }
+    }
+}

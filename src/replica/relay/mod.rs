@@ -393,6 +393,11 @@ impl Relay {
         }
     }
 
+    /// This node is about to stop: what it has to say it says now.
+    pub fn stop(&mut self) {
+        (self.pushing.hurry, self.flushing.last_ms) = (true, None);
+    }
+
     /// This node has heard what it had missed.
     pub fn caught_up(&mut self, now_ms: u64) {
         self.greet_at_ms = self.greet_at_ms.map(|_| now_ms);
