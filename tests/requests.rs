@@ -5,8 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use orset::crdt::{
-    Dot, Element, Entry, Incarnation, JoinCommit, JoinId, JoinPart, NodeId, OpBody, ReplicaId, RequestKey, Seq,
-    VersionVector,
+    Dot, Element, Entry, Incarnation, JoinCommit, JoinId, JoinPart, NodeId, ReplicaId, RequestKey, Seq, VersionVector,
 };
 use orset::repair::salvage::{Plan, salvage};
 use orset::replica::{ErrorCode, Outgoing, Replica, ReplicaConfig, Reply, Request, Style, Ticket, Write};

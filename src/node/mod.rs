@@ -11,6 +11,7 @@ pub mod background;
 pub mod feeder;
 pub mod input;
 mod output;
+mod progress;
 
 use std::io::Read;
 use std::os::fd::AsFd;
@@ -32,6 +33,7 @@ use background::{Event, Events};
 use feeder::Feeder;
 use input::{Line, LineBuffer, wait_readable};
 use output::Output;
+use progress::Teller;
 
 /// Lines handled between two commits, at most: reads cost no log, but their replies are kept until the commit.
 const MAX_BATCH_LINES: usize = 4096;
@@ -310,7 +312,8 @@ impl Node {
             entropy: Box::new(random_bits),
             limits: self.options.store,
         };
-        let (store, recovery) = Store::open(options, &mut source)?;
+        let (store, recovery) =
+            Store::open_telling(options, &mut source, &mut Teller::on_stderr(dir.display().to_string()))?;
         report(&recovery, &dir, started.elapsed());
         let events = self.sender.try_clone().map_err(|error| NodeError::Io("cannot make a pipe", error))?;
         let feeder = Feeder::start(Box::new(source), store.index().cloned(), events)

@@ -12,6 +12,7 @@ use super::error::StoreError;
 use super::index::{Index, IndexPosition};
 use super::log::{FrameVisit, LogEnd, Segment, read_log};
 use super::manifest::Manifest;
+use super::progress::{Progress, Segments, Silent, Stage};
 use super::snapshot::{self, Snapshot};
 use crate::crdt::{ApplyError, Base, EmptyBase, Entry, JoinId, ReplicaId, State};
 use crate::planted::{self, Bug};
@@ -94,7 +95,21 @@ impl Replay {
         index: Option<&Arc<dyn Index>>,
         on_batch: Option<OnBatch>,
     ) -> Result<Self, StoreError> {
-        Self::fold(disk, dir, manifest, index, on_batch, None)
+        Self::fold(disk, dir, manifest, index, on_batch, None, &mut Silent)
+    }
+
+    /// The same for a start: without a look at the batches, and telling how far it is.
+    ///
+    /// # Errors
+    /// As [`Replay::read`].
+    pub fn read_telling(
+        disk: &dyn Disk,
+        dir: &Path,
+        manifest: Manifest,
+        index: Option<&Arc<dyn Index>>,
+        progress: &mut dyn Progress,
+    ) -> Result<Self, StoreError> {
+        Self::fold(disk, dir, manifest, index, None, None, progress)
     }
 
     /// Reads the store as it was when the entry at `last` was its last one; of the snapshot if that is later.
@@ -102,7 +117,7 @@ impl Replay {
     /// # Errors
     /// As [`Replay::read`].
     pub fn read_until(disk: &dyn Disk, dir: &Path, manifest: Manifest, last: Lsn) -> Result<Self, StoreError> {
-        Self::fold(disk, dir, manifest, None, None, Some(last))
+        Self::fold(disk, dir, manifest, None, None, Some(last), &mut Silent)
     }
 
     fn fold(
@@ -112,12 +127,16 @@ impl Replay {
         index: Option<&Arc<dyn Index>>,
         on_batch: Option<OnBatch>,
         until: Option<Lsn>,
+        progress: &mut dyn Progress,
     ) -> Result<Self, StoreError> {
         let snapshot = manifest.snapshot.map(|lsn| open_snapshot(disk, dir, lsn)).transpose()?.map(Arc::new);
         let mut fold = Fold::new(snapshot.as_ref(), index, on_batch, manifest.own)?;
         fold.until = until;
-        let mut log =
-            read_log(disk, &log_dir(dir), &manifest.segments, manifest.clean.as_ref(), &mut |visit| fold.visit(visit))?;
+        let mut segments = Segments::new(progress, Stage::ReadLog, manifest.segments.len());
+        let mut log = read_log(disk, &log_dir(dir), &manifest.segments, manifest.clean.as_ref(), &mut |visit| {
+            segments.pass(visit.path);
+            fold.visit(visit)
+        })?;
         if until.is_none() {
             fold.check_start(&log, dir)?;
         }
@@ -145,10 +164,28 @@ impl Replay {
     /// # Errors
     /// If anything that was durable is damaged or missing.
     pub fn check(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> Result<(), StoreError> {
+        Self::check_telling(disk, dir, manifest, &mut Silent)
+    }
+
+    /// The same, telling how far it is.
+    ///
+    /// # Errors
+    /// As [`Replay::check`].
+    pub fn check_telling(
+        disk: &dyn Disk,
+        dir: &Path,
+        manifest: &Manifest,
+        progress: &mut dyn Progress,
+    ) -> Result<(), StoreError> {
         if let Some(lsn) = manifest.snapshot {
-            open_snapshot(disk, dir, lsn)?.check()?;
+            open_snapshot(disk, dir, lsn)?.check_telling(progress)?;
         }
-        read_log(disk, &log_dir(dir), &manifest.segments, manifest.clean.as_ref(), &mut |_| Ok(())).map(drop)
+        let mut segments = Segments::new(progress, Stage::CheckLog, manifest.segments.len());
+        let mut pass = |visit: FrameVisit| {
+            segments.pass(visit.path);
+            Ok(())
+        };
+        read_log(disk, &log_dir(dir), &manifest.segments, manifest.clean.as_ref(), &mut pass).map(drop)
     }
 
     /// The records that `state` is on top of, if there is no index.
