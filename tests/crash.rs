@@ -28,6 +28,8 @@ fn open(disk: &MemDisk, seed: u128, source: &mut dyn IndexSource) -> Result<(Sto
             max_retention_bytes: 2000,
             memtable_bytes: 1 << 20,
             recent_bytes: 1 << 10,
+            max_join_changes: 4,
+            index_slack_bytes: 4 << 20,
         },
     };
     Store::open(options, source)

@@ -29,6 +29,8 @@ const SMALL: StoreLimits = StoreLimits {
     max_retention_bytes: 2000,
     memtable_bytes: 1 << 20,
     recent_bytes: 1 << 10,
+    max_join_changes: 4,
+    index_slack_bytes: 4 << 20,
 };
 
 /// A node on a disk. `seed` is another one for each start.

@@ -4,12 +4,15 @@
 //! (sometimes from an earlier state: a fork). It is then applied in other orders, doubled, cut, or joined as state deltas.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use orset::crdt::{
-    Base, Change, Dot, DotSet, Element, EmptyBase, Entry, Incarnation, Incarnations, JoinCommit, JoinId, JoinPart,
-    Memtable, NodeId, Op, OpBody, Record, RecordKey, Records, ReplicaId, Seq, State, Tag, Verdict, VersionVector,
+    Base, BaseError, Change, Dot, DotSet, Element, EmptyBase, Entry, Incarnation, Incarnations, JoinCommit, JoinId,
+    JoinPart, KeptRecords, Memtable, NodeId, Op, OpBody, Record, RecordKey, Records, ReplicaId, Seq, State, Tag,
+    Verdict, VersionVector,
 };
 use proptest::collection::vec;
+use proptest::option;
 use proptest::prelude::*;
 
 type Live = BTreeMap<Tag, String>;
@@ -167,6 +170,32 @@ fn state_delta(sender: &State, digest: &VersionVector) -> Vec<Entry> {
     parts.into_iter().map(Entry::JoinPart).chain([Entry::JoinCommit(commit)]).collect()
 }
 
+/// Records of a state delta, kept beside the state that they were staged in.
+struct Kept(Vec<(Element, Tag)>);
+
+impl KeptRecords for Kept {
+    fn read(&self) -> Result<Vec<(Element, Tag)>, BaseError> {
+        Ok(self.0.clone())
+    }
+}
+
+/// Applies a state delta; after some of its parts the records that have come are kept elsewhere.
+fn join(state: &mut State, delta: Vec<Entry>, keep: &[bool]) {
+    let mut since = Vec::new();
+    for (entry, keep) in delta.into_iter().zip(keep.iter().cycle()) {
+        state.apply(&EmptyBase, &entry).unwrap();
+        if let Entry::JoinPart(part) = entry {
+            since.extend(part.records);
+        }
+        if *keep {
+            state.keep_staged(|_, count| {
+                assert_eq!(count, since.len());
+                Arc::new(Kept(std::mem::take(&mut since)))
+            });
+        }
+    }
+}
+
 /// A base of records that are given.
 struct Given(Vec<Record>);
 
@@ -225,8 +254,15 @@ proptest! {
         }
     }
 
+    /// However much it changes: worked into the memtable, or laid over it; held in memory, or kept elsewhere.
     #[test]
-    fn a_state_delta_has_the_effect_of_the_operations(steps in steps(), from in 0..3_usize, to in 0..3_usize, asked in any::<prop::sample::Index>()) {
+    fn a_state_delta_has_the_effect_of_the_operations(
+        steps in steps(),
+        (from, to) in (0..3_usize, 0..3_usize),
+        asked in any::<prop::sample::Index>(),
+        most in option::of(0..3_usize),
+        keep in vec(any::<bool>(), 1..4),
+    ) {
         let mut sites = play(&steps);
         let sender = sites[from].clone();
         // The digest was frozen when the receiver held only some of its log; the rest has come since.
@@ -234,17 +270,40 @@ proptest! {
         let frozen: VersionVector =
             log[..asked.index(log.len() + 1)].iter().map(|op| (op.dot.replica, op.dot.seq)).collect();
         let mut joined = sites[to].state.clone();
-        for entry in state_delta(&sender.state, &frozen) {
-            joined.apply(&EmptyBase, &entry).unwrap();
-        }
+        joined.max_join_changes = most;
+        join(&mut joined, state_delta(&sender.state, &frozen), &keep);
         for op in &sender.log {
             sites[to].take(op);
         }
-        let told = &sites[to].state;
-        prop_assert_eq!(live(&joined), live(told));
+        let told = sites[to].state.clone();
+        prop_assert_eq!(live(&joined), live(&told));
         prop_assert_eq!(&joined.vv, &told.vv);
         prop_assert_eq!(&joined.incarnations, &told.incarnations);
         prop_assert!(sender.state.vv.is_within(&joined.floor));
+        for record in told.records(&EmptyBase, &[]).map(Result::unwrap) {
+            let keys = |state: &State| -> Vec<RecordKey> {
+                state.records(&EmptyBase, record.key.as_bytes()).map(|r| r.unwrap().key).collect()
+            };
+            prop_assert_eq!(keys(&joined), keys(&told), "from a key on");
+        }
+        // A base takes it all over: what the state delta drops does not come back with the memtable.
+        let mut based = joined.clone();
+        let base = Given(joined.records(&EmptyBase, &[]).map(Result::unwrap).collect());
+        based.memtable.drop_joined(based.memtable.joined());
+        let over: Live = based.records(&base, &[]).map(|r| r.map(|r| (r.tag(), r.element().as_str().to_owned())).unwrap()).collect();
+        prop_assert_eq!(over, live(&told));
+        // And everything that may follow, another state delta too.
+        let all = sites[0].clone();
+        let mut told = all.log.clone();
+        told.retain(|op| !joined.vv.covers(op.dot));
+        let mut twice = joined.clone();
+        join(&mut twice, state_delta(&all.state, &joined.vv), &keep);
+        for op in told {
+            joined.apply(&EmptyBase, &Entry::Op(op)).unwrap();
+        }
+        merge(&mut sites, to, 0);
+        prop_assert_eq!(live(&joined), live(&sites[0].state));
+        prop_assert_eq!(live(&twice), live(&sites[0].state));
     }
 
     #[test]

@@ -172,3 +172,58 @@ fn bytes_of(ops: Vec<Op>) -> usize {
     let body = PeerBody::Ops { vv: VersionVector::new(), ops, answer: None };
     encoded(&PeerMessage { from: ReplicaId::from_random(0), body }).len()
 }
+
+/// A message of both kinds of long arrays, with operations that repeat themselves as real ones do.
+fn long_messages() -> [PeerMessage; 2] {
+    let replica = ReplicaId::from_random(3);
+    let element = |n: u64| canonical(&format!("\"elt-{n:010}\""), &Limits::default()).unwrap();
+    let dot = |n: u64| Dot::new(replica, Seq(n));
+    let remove = |n: u64| OpBody::Remove { element: element(7 * n % 1_000), tags: vec![dot(7 * n % 1_000 + 2)] };
+    let ops = (0..1_000).map(|n| Op { dot: dot(5_000 + n), body: remove(n) }).collect();
+    let live = vec![LiveBits { replica, first: Seq(1), bits: vec![0xff; 30 << 10] }];
+    let records = (0..1_000).map(|n| (element(n), dot(n + 2))).collect();
+    let key = StateKey { sender: replica, snapshot: Lsn(9), checksum: 1, digest_hash: 2 };
+    let offset = StateOffset { stage: 1, block: 0, item: 0 };
+    let content = StateContent { incarnations: Vec::new(), records, live };
+    [
+        PeerBody::Ops { vv: VersionVector::new(), ops, answer: Some(LastAnswer(true)) },
+        PeerBody::Part { key, offset, next: None, content },
+    ]
+    .map(|body| PeerMessage { from: replica, body })
+}
+
+#[test]
+fn long_answers_and_parts_go_packed_and_come_out_as_they_went_in() {
+    let [answer, part] = long_messages();
+    for (message, most) in [(&answer, 9_000), (&part, 9_000)] {
+        let line = encoded(message);
+        assert!(line.len() <= most, "{} bytes", line.len());
+        assert_eq!(decoded(&line), *message);
+        let parsed: serde_json::Value = serde_json::from_slice(&line).unwrap();
+        assert_eq!(decoded(parsed.to_string().as_bytes()), *message, "by way of a parser");
+    }
+}
+
+#[test]
+fn a_push_is_never_packed() {
+    let [answer, _] = long_messages();
+    let PeerBody::Ops { vv, ops, .. } = answer.body.clone() else { unreachable!("made so") };
+    let push = PeerMessage { from: answer.from, body: PeerBody::Ops { vv, ops, answer: None } };
+    let line = encoded(&push);
+    assert!(line.windows(b"[\"elt-".len()).any(|bytes| bytes == b"[\"elt-"), "its elements can be read");
+    assert_eq!(decoded(&line), push);
+}
+
+/// A text in place of an array that is none: the message is refused, as one with a bad array is.
+#[test]
+fn a_packed_array_that_is_none_is_refused() {
+    let [answer, _] = long_messages();
+    let line = String::from_utf8(encoded(&answer)).unwrap();
+    let start = line.find("\"runs\": \"").expect("it is packed") + "\"runs\": \"".len();
+    for (from, to) in [(start, "!"), (start + 40, "AAAA"), (start, "AAAA")] {
+        let mut damaged = line.clone();
+        damaged.replace_range(from..from + to.len(), to);
+        let outcome = Decoder::new(Limits::default()).decode(damaged.as_bytes(), 0, uuid::Uuid::new_v4);
+        assert!(outcome.is_err(), "{damaged:.120}");
+    }
+}

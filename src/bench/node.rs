@@ -177,7 +177,7 @@ impl Process {
     /// # Errors
     /// As the system has it.
     pub fn read(&mut self) -> io::Result<()> {
-        self.lines.fill(self.stdout.as_fd())
+        self.lines.fill(self.stdout.as_fd()).map(drop)
     }
 
     /// Passes its log on.

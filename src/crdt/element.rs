@@ -24,6 +24,8 @@ use super::id::{Dot, Tag};
 /// Elements of more bytes than this have a hash in their key.
 pub const MAX_INLINE_BYTES: usize = 128;
 const TAG_BYTES: usize = 16;
+/// The longest key: of a long element.
+const MAX_KEY_BYTES: usize = MAX_INLINE_BYTES + 1 + TAG_BYTES + 1 + TAG_BYTES;
 const END: u8 = 0;
 const HASHED: u8 = 1;
 
@@ -62,15 +64,32 @@ impl Element {
 
     /// The part of a record's key that all records of this element share, and no others.
     pub fn key_prefix(&self) -> Vec<u8> {
-        let mut key = Vec::with_capacity(self.0.len().min(MAX_INLINE_BYTES + TAG_BYTES + 1) + 1 + TAG_BYTES);
-        if self.0.len() <= MAX_INLINE_BYTES {
-            key.extend_from_slice(&self.0);
-        } else {
-            key.extend_from_slice(&self.0[..MAX_INLINE_BYTES]);
-            key.push(HASHED);
-            key.extend_from_slice(&Sha256::digest(&self.0)[..TAG_BYTES]);
+        self.with_key_room(|key, prefix_bytes| key[..prefix_bytes].to_vec())
+    }
+
+    /// Makes the prefix of this element's keys, without an allocation: what is called gets it at the start of a buffer that
+    /// has room for a tag after it.
+    fn with_key_room<R>(&self, make: impl FnOnce(&mut [u8], usize) -> R) -> R {
+        let mut key = [0; MAX_KEY_BYTES];
+        let inline = self.0.len().min(MAX_INLINE_BYTES);
+        key[..inline].copy_from_slice(&self.0[..inline]);
+        let mut end = inline;
+        if self.0.len() > MAX_INLINE_BYTES {
+            key[end] = HASHED;
+            key[end + 1..=end + TAG_BYTES].copy_from_slice(&Sha256::digest(&self.0)[..TAG_BYTES]);
+            end += 1 + TAG_BYTES;
         }
-        key.push(END);
+        key[end] = END;
+        make(&mut key, end + 1)
+    }
+
+    /// A key above all of this element's records, and above no other's that comes after them.
+    pub fn key_after(&self) -> Vec<u8> {
+        let mut key = self.key_prefix();
+        // Nothing but a tag comes after `END`, and nothing in a key is between the two.
+        if let Some(end) = key.last_mut() {
+            *end = END + 1;
+        }
         key
     }
 }
@@ -88,13 +107,19 @@ pub struct RecordKey(Arc<[u8]>);
 impl RecordKey {
     /// The key of the record (`element`, `tag`).
     pub fn new(element: &Element, tag: Tag) -> Self {
-        Self::from_prefix(element.key_prefix(), tag)
+        element.with_key_room(|key, prefix_bytes| {
+            key[prefix_bytes..prefix_bytes + TAG_BYTES].copy_from_slice(&tag.to_bytes());
+            Self(key[..prefix_bytes + TAG_BYTES].into())
+        })
     }
 
     /// The key of `tag` under an element's [`Element::key_prefix`].
-    pub fn from_prefix(mut prefix: Vec<u8>, tag: Tag) -> Self {
-        prefix.extend_from_slice(&tag.to_bytes());
-        Self(prefix.into())
+    pub fn from_prefix(prefix: &[u8], tag: Tag) -> Self {
+        let mut key = [0; MAX_KEY_BYTES];
+        let end = prefix.len() + TAG_BYTES;
+        key[..prefix.len()].copy_from_slice(prefix);
+        key[prefix.len()..end].copy_from_slice(&tag.to_bytes());
+        Self(key[..end].into())
     }
 
     /// Checks bytes that come from an index; `None` if they are no key.

@@ -12,11 +12,14 @@
 //! A state delta arrives in parts. They are staged, and only the commit has effect: the context (V) is joined in the
 //! same durable step as everything that it covers. (The bug class of delta_crdt_ex 65, Akka 22890, Akka.NET 8219.)
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
 
-use super::element::Element;
+use super::element::{Element, Record, RecordKey};
 use super::id::{Dot, ReplicaId, Seq, Tag};
 use super::incarnations::Incarnations;
+use super::memtable::{BaseError, Records, merged};
 use super::version_vector::VersionVector;
 
 /// Names one attempt to receive a state delta; random.
@@ -45,10 +48,10 @@ impl LiveBits {
     }
 }
 
-const CHUNK_BYTES: usize = 4096;
+const CHUNK_BYTES: usize = 512;
 const CHUNK_DOTS: u64 = 8 * CHUNK_BYTES as u64;
 
-/// A set of dots as bitmaps. Memory: 4 KiB for every stretch of 32,768 sequence numbers that has a dot in it, so a
+/// A set of dots as bitmaps. Memory: 512 bytes for every stretch of 4,096 sequence numbers that has a dot in it, so a
 /// dot far out (as a peer may make one up) costs no more than any other.
 #[derive(Clone, Debug, Default)]
 pub struct DotSet(BTreeMap<(ReplicaId, u64), Box<[u8]>>);
@@ -57,7 +60,7 @@ impl DotSet {
     /// The stretch, byte and bit of a dot.
     fn place(dot: Dot) -> Option<((ReplicaId, u64), usize, u64)> {
         let n = dot.seq.0.checked_sub(1)?;
-        let byte = usize::try_from(n % CHUNK_DOTS / 8).expect("below 4096");
+        let byte = usize::try_from(n % CHUNK_DOTS / 8).expect("below 512");
         Some(((dot.replica, n / CHUNK_DOTS), byte, n % 8))
     }
 
@@ -74,6 +77,11 @@ impl DotSet {
     pub fn contains(&self, dot: Dot) -> bool {
         let Some((chunk, byte, bit)) = Self::place(dot) else { return false };
         self.0.get(&chunk).is_some_and(|bytes| bytes[byte] >> bit & 1 == 1)
+    }
+
+    /// About how much memory it takes.
+    pub fn bytes(&self) -> usize {
+        self.0.len() * (CHUNK_BYTES + size_of::<(ReplicaId, u64)>() + size_of::<Box<[u8]>>())
     }
 
     /// The bitmaps in pieces of at most `max_bytes`; stretches without a dot are left out.
@@ -137,45 +145,127 @@ pub struct JoinCommit {
     pub incarnations: Incarnations,
 }
 
-/// The parts of a state delta that have come so far.
+/// Staged records that are somewhere else than in memory.
+pub trait KeptRecords: Send + Sync {
+    /// Reads them back, in the order in which they came.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    fn read(&self) -> Result<Vec<(Element, Tag)>, BaseError>;
+}
+
+/// A stretch of the listed records, in key order, that is kept somewhere else.
+#[derive(Clone)]
+struct Stretch {
+    first: RecordKey,
+    kept: Arc<dyn KeptRecords>,
+}
+
+impl fmt::Debug for Stretch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Stretch({:?} …)", self.first)
+    }
+}
+
+/// The parts of a state delta that have come so far. Senders list the records in key order, so that those that have come
+/// can be kept elsewhere ([`Staged::keep`]) and still be read in order. Memory: what is not kept elsewhere, and bitmaps.
 #[derive(Clone, Debug)]
 pub struct Staged {
     /// Which state delta.
     pub join: JoinId,
+    stretches: Vec<Stretch>,
+    /// Those that are not kept elsewhere, in the order in which they came.
     records: Vec<(Element, Tag)>,
-    listed: BTreeSet<Tag>,
+    /// The last record's key, while they come in key order.
+    last: Option<RecordKey>,
+    scattered: bool,
+    listed: DotSet,
+    /// The highest listed tags.
+    highest: VersionVector,
     live: DotSet,
 }
 
 impl Staged {
     /// Nothing yet.
     pub fn new(join: JoinId) -> Self {
-        Self { join, records: Vec::new(), listed: BTreeSet::new(), live: DotSet::default() }
+        Self {
+            join,
+            stretches: Vec::new(),
+            records: Vec::new(),
+            last: None,
+            scattered: false,
+            listed: DotSet::default(),
+            highest: VersionVector::new(),
+            live: DotSet::default(),
+        }
     }
 
     /// Takes in a part.
     pub fn add(&mut self, part: &JoinPart) {
+        for (element, tag) in &part.records {
+            let key = RecordKey::new(element, *tag);
+            self.scattered |= self.last.as_ref().is_some_and(|last| *last >= key);
+            self.last = Some(key);
+            self.listed.insert(*tag);
+            self.highest.raise(tag.replica, tag.seq);
+        }
         self.records.extend(part.records.iter().cloned());
-        self.listed.extend(part.records.iter().map(|(_, tag)| *tag));
         for dot in part.live.iter().flat_map(LiveBits::dots) {
             self.live.insert(dot);
+        }
+    }
+
+    /// Lets go of the records that have come since the last call, which `kept` has too. (Not if they do not come in key
+    /// order, which no sender of ours does to us: then they stay in memory.)
+    pub fn keep(&mut self, kept: impl FnOnce(JoinId, usize) -> Arc<dyn KeptRecords>) {
+        if let Some((element, tag)) = self.records.first().filter(|_| !self.scattered) {
+            let first = RecordKey::new(element, *tag);
+            self.stretches.push(Stretch { first, kept: kept(self.join, self.records.len()) });
+            self.records = Vec::new();
         }
     }
 
     /// Whether a record that is live here goes: `vv`, the sender's vector, covers its tag, and the sender did not
     /// have it any more.
     pub fn drops(&self, tag: Tag, vv: &VersionVector) -> bool {
-        vv.covers(tag) && !self.live.contains(tag) && !self.listed.contains(&tag)
+        vv.covers(tag) && !self.live.contains(tag) && !self.listed.contains(tag)
     }
 
     /// A listed tag that `vv`, the sender's vector, does not cover; there must be none.
     pub fn beyond(&self, vv: &VersionVector) -> Option<Tag> {
-        self.listed.iter().find(|tag| !vv.covers(**tag)).copied()
+        self.highest.iter().map(|(replica, seq)| Dot::new(replica, seq)).find(|tag| !vv.covers(*tag))
     }
 
-    /// The listed records that somebody who holds `vv` has never heard of.
+    /// The listed records that somebody who holds `vv` has never heard of, in the order in which they came.
+    ///
+    /// # Panics
+    /// If some are kept elsewhere: [`Staged::records`] has them all.
     pub fn news<'a>(&'a self, vv: &'a VersionVector) -> impl Iterator<Item = &'a (Element, Tag)> {
+        assert!(self.stretches.is_empty(), "some of the records are kept elsewhere");
         self.records.iter().filter(|(_, tag)| !vv.covers(*tag))
+    }
+
+    /// The listed records from the key `from` on, in key order.
+    pub fn records<'a>(&'a self, from: &[u8]) -> Records<'a> {
+        let from = from.to_vec();
+        let mut held: Vec<Record> = self.records.iter().map(|(element, tag)| Record::new(element, *tag)).collect();
+        held.retain(|record| record.key.as_bytes() >= from.as_slice());
+        held.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        held.dedup_by(|a, b| a.key == b.key);
+        // The one before may reach into the range.
+        let start = self.stretches.partition_point(|stretch| stretch.first.as_bytes() <= from.as_slice());
+        let kept = self.stretches[start.saturating_sub(1)..].iter().flat_map(|stretch| match stretch.kept.read() {
+            Ok(records) => records.iter().map(|(element, tag)| Ok(Record::new(element, *tag))).collect(),
+            Err(error) => vec![Err(error)],
+        });
+        let in_range = move |record: &Result<Record, BaseError>| !matches!(record, Ok(record) if record.key.as_bytes() < from.as_slice());
+        merged(Box::new(kept.filter(in_range)), Box::new(held.into_iter().map(Ok)))
+    }
+
+    /// About how much memory it takes.
+    pub fn bytes(&self) -> usize {
+        let stretches = self.stretches.iter().map(|s| s.first.as_bytes().len() + 64).sum::<usize>();
+        stretches + weight(&self.records, &[]) + self.listed.bytes() + self.live.bytes()
     }
 }
 

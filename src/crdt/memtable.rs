@@ -5,14 +5,18 @@
 //! the memtable does not delete it. In what order the two saw their changes does not matter, and it does no harm if the
 //! base already has some of the memtable's changes.
 //!
+//! A state delta that changes too much for that is laid over both ([`Joined`]).
+//!
 //! There are two generations, so that the base can take over the elder in the background and memory is then freed in
 //! one stroke: new changes always go to the younger.
 
 use std::collections::BTreeMap;
 use std::iter::Peekable;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use super::element::{Element, Record, RecordKey};
+use super::joined::Joined;
 
 /// What becomes of a record.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -56,30 +60,70 @@ pub struct Memtable {
     younger: Generation,
     elder_bytes: usize,
     younger_bytes: usize,
+    /// State deltas laid over it all, oldest first.
+    joined: Vec<Arc<Joined>>,
 }
 
 /// What a map entry costs beyond the bytes of its key: two allocations' headers and its share of a B-tree node.
 const ENTRY_OVERHEAD_BYTES: usize = 96;
 
+/// What a change costs.
+fn weight(key: &RecordKey, change: &Change) -> usize {
+    let long = if let Change::Put(Some(element)) = change { element.as_bytes().len() } else { 0 };
+    ENTRY_OVERHEAD_BYTES + key.as_bytes().len() + long
+}
+
 impl Memtable {
     /// Takes in a change.
     pub fn insert(&mut self, key: RecordKey, change: Change) {
-        let long = if let Change::Put(Some(element)) = &change { element.as_bytes().len() } else { 0 };
-        self.younger_bytes += ENTRY_OVERHEAD_BYTES + key.as_bytes().len() + long;
+        self.younger_bytes += weight(&key, &change);
         self.younger.insert(key, change);
     }
 
     /// About how much memory it takes.
     pub fn bytes(&self) -> usize {
-        self.elder_bytes + self.younger_bytes
+        self.elder_bytes + self.younger_bytes + self.joined.iter().map(|joined| joined.bytes()).sum::<usize>()
     }
 
-    /// How many keys it has something to say about (one that is in both generations counts twice).
+    /// Lays a state delta over what there is and will be.
+    pub(super) fn lay(&mut self, joined: Arc<Joined>) {
+        self.joined.push(joined);
+    }
+
+    /// How many state deltas are laid over it.
+    pub fn joined(&self) -> usize {
+        self.joined.len()
+    }
+
+    /// Forgets the oldest `count` of the state deltas laid over it: the base has all of them, and everything before them.
+    /// What they drop goes with them, or it would be back.
+    pub fn drop_joined(&mut self, count: usize) {
+        let joined: Vec<Arc<Joined>> = self.joined.drain(..count).collect();
+        let stays = |key: &RecordKey| !joined.iter().any(|joined| joined.drops(key.tag()));
+        for (generation, bytes) in
+            [(&mut self.elder, &mut self.elder_bytes), (&mut self.younger, &mut self.younger_bytes)]
+        {
+            generation.retain(|key, change| {
+                let stays = stays(key);
+                *bytes -= if stays { 0 } else { weight(key, change) };
+                stays
+            });
+        }
+    }
+
+    /// The same state deltas laid over nothing else.
+    #[must_use]
+    pub fn without_changes(&self) -> Self {
+        Self { joined: self.joined.clone(), ..Self::default() }
+    }
+
+    /// How many keys it has something to say about (one that is in both generations counts twice), beside the state
+    /// deltas laid over it.
     pub fn len(&self) -> usize {
         self.elder.len() + self.younger.len()
     }
 
-    /// Whether it changes nothing.
+    /// Whether it changes nothing, beside the state deltas laid over it.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -120,11 +164,33 @@ impl Memtable {
 
     /// The live records on top of `base` from the key `from` on, in key order.
     pub fn over<'a>(&'a self, base: &'a dyn Base, from: &[u8]) -> Records<'a> {
-        if self.is_empty() {
-            return base.records(from);
+        let mut records = base.records(from);
+        for joined in &self.joined {
+            records = merged(records, joined.records(from));
         }
-        Box::new(Live { base: base.records(from).peekable(), changes: self.changes_from(from).peekable() })
+        if !self.is_empty() {
+            records = Box::new(Live { base: records.peekable(), changes: self.changes_from(from).peekable() });
+        }
+        if self.joined.is_empty() {
+            return records;
+        }
+        let stays = |record: &Record| !self.joined.iter().any(|joined| joined.drops(record.tag()));
+        Box::new(records.filter(move |record| record.as_ref().map_or(true, stays)))
     }
+}
+
+/// Two streams in key order as one; a record that is in both comes once.
+pub(super) fn merged<'a>(one: Records<'a>, other: Records<'a>) -> Records<'a> {
+    let (mut one, mut other) = (one.peekable(), other.peekable());
+    Box::new(std::iter::from_fn(move || match (one.peek(), other.peek()) {
+        (Some(Ok(a)), Some(Ok(b))) if a.key > b.key => other.next(),
+        (Some(Ok(a)), Some(Ok(b))) if a.key == b.key => {
+            other.next();
+            one.next()
+        }
+        (None, _) | (Some(Ok(_)), Some(Err(_))) => other.next(),
+        _ => one.next(),
+    }))
 }
 
 /// Both generations in key order; for a key in both, a deletion wins, and else they agree.

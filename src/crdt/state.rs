@@ -21,13 +21,16 @@
 //! assert_eq!(state.tags(&EmptyBase, &apple).unwrap(), [Dot::new(a, Seq(3))], "the add that the remove had not seen");
 //! ```
 
+use std::sync::Arc;
+
 use thiserror::Error;
 
 use super::answers::{Answered, Answers};
 use super::element::{Element, Record, RecordKey};
 use super::id::{Dot, ReplicaId, Tag};
 use super::incarnations::{Incarnation, Incarnations};
-use super::join::{JoinCommit, JoinId, JoinPart, Staged};
+use super::join::{JoinCommit, JoinId, JoinPart, KeptRecords, Staged};
+use super::joined::Joined;
 use super::memtable::{Base, BaseError, Change, Memtable, Records};
 use super::op::{Op, OpBody, OpError, Verdict};
 use super::version_vector::VersionVector;
@@ -81,6 +84,8 @@ pub struct State {
     pub answers: Answers,
     /// The changes since they were last taken, in the order made, if somebody collects them.
     pub fresh: Option<Vec<(RecordKey, Change)>>,
+    /// A state delta that changes more records than this is laid over them ([`Joined`]); `None`: none is.
+    pub max_join_changes: Option<usize>,
     staged: Option<Staged>,
 }
 
@@ -161,7 +166,7 @@ impl State {
             OpBody::Remove { element, tags } => {
                 let prefix = element.key_prefix();
                 for tag in tags {
-                    self.change(RecordKey::from_prefix(prefix.clone(), *tag), Change::Delete);
+                    self.change(RecordKey::from_prefix(&prefix, *tag), Change::Delete);
                 }
             }
         }
@@ -170,28 +175,43 @@ impl State {
 
     fn apply_join(&mut self, base: &dyn Base, commit: &JoinCommit) -> Result<(), ApplyError> {
         let staged = self.take_staged(commit)?;
-        let mut dropped = Vec::new();
-        for record in self.memtable.over(base, &[]) {
-            let record = match record {
-                Ok(record) => record,
-                Err(error) => {
-                    self.staged = Some(staged);
-                    return Err(error.into());
-                }
-            };
-            if staged.drops(record.tag(), &commit.vv) {
-                dropped.push(record.key);
-            }
-        }
-        for key in dropped {
-            self.change(key, Change::Delete);
-        }
         let held = if planted::is(Bug::JoinAgainstFirstPart) { VersionVector::new() } else { self.vv.clone() };
-        for (element, tag) in staged.news(&held) {
-            self.put(element, *tag);
+        match self.changes_of(base, &staged, &commit.vv, &held) {
+            Err(error) => {
+                self.staged = Some(staged);
+                return Err(error.into());
+            }
+            Ok(Some(changes)) => changes.into_iter().for_each(|(key, change)| self.change(key, change)),
+            Ok(None) => self.memtable.lay(Joined::new(staged, commit.vv.clone(), held)),
         }
         self.hold_join(commit);
         Ok(())
+    }
+
+    /// What a state delta changes: it drops, and it brings what `held` does not cover. `None` if that is too much.
+    fn changes_of(
+        &self,
+        base: &dyn Base,
+        staged: &Staged,
+        vv: &VersionVector,
+        held: &VersionVector,
+    ) -> Result<Option<Vec<(RecordKey, Change)>>, BaseError> {
+        let drops = self.memtable.over(base, &[]).filter_map(|record| match record {
+            Ok(record) => staged.drops(record.tag(), vv).then_some(Ok((record.key, Change::Delete))),
+            Err(error) => Some(Err(error)),
+        });
+        let news = staged.records(&[]).filter_map(|record| match record {
+            Ok(record) => (!held.covers(record.tag())).then_some(Ok((record.key, Change::Put(record.long_element)))),
+            Err(error) => Some(Err(error)),
+        });
+        let mut changes = Vec::new();
+        for change in drops.chain(news) {
+            changes.push(change?);
+            if self.max_join_changes.is_some_and(|most| changes.len() > most) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(changes))
     }
 
     fn take_staged(&mut self, commit: &JoinCommit) -> Result<Staged, ApplyError> {
@@ -244,6 +264,14 @@ impl State {
             tags.push(record.tag());
         }
         Ok(tags)
+    }
+
+    /// Lets go of staged records that can be read back: all that have come since the last call. `kept` is told of which
+    /// state delta, and how many they are.
+    pub fn keep_staged(&mut self, kept: impl FnOnce(JoinId, usize) -> Arc<dyn KeptRecords>) {
+        if let Some(staged) = &mut self.staged {
+            staged.keep(kept);
+        }
     }
 
     /// Forgets what has come of a state delta that will not be finished.

@@ -8,8 +8,9 @@
 //! assert_eq!((&*reply.client, reply.msg_id, reply.code.number()), ("c1", 3, 10));
 //! ```
 //!
-//! The common line is read in one pass, borrowed, with one allocation (the element's). Only when that fails, for
-//! whatever reason, is the line looked at again, more leniently, for somebody to tell (the module `peek`).
+//! The common line is read in one pass, borrowed, with one allocation (the element's): by the module `quick` if it asks
+//! about one plain element, else by serde_json. Only when that fails, for whatever reason, is the line looked at again,
+//! more leniently, for somebody to tell (the module `peek`).
 //!
 //! Keys that are not known are ignored, on top and in the body. A key that is, twice, makes the line malformed.
 
@@ -21,9 +22,10 @@ use uuid::Uuid;
 use crate::crdt::NodeId;
 use crate::replica::{ErrorCode, PeerMessage, Request, Style, Ticket};
 
-use super::canonical::Limits;
+use super::canonical::{Limits, canonical};
 use super::clients::Clients;
 use super::peek;
+use super::quick::{self, Verb};
 use super::rejection::{ErrorReply, Rejection};
 use super::request::{Asked, Body, asked, object};
 use super::sync_decode::peer_message;
@@ -111,6 +113,31 @@ impl Decoder {
         arrived_ms: u64,
         fresh_id: impl FnOnce() -> Uuid,
     ) -> Result<Incoming<'a>, Rejection> {
+        match self.decode_quick(line, arrived_ms) {
+            Some(incoming) => Ok(incoming),
+            None => self.decode_any(line, arrived_ms, fresh_id),
+        }
+    }
+
+    /// The common request, if it is one and keeps to the limits.
+    fn decode_quick<'a>(&mut self, line: &'a [u8], arrived_ms: u64) -> Option<Incoming<'a>> {
+        let quick = quick::read(line)?;
+        let element = canonical(quick.element, &self.limits).ok()?;
+        let (style, request) = match quick.verb {
+            Verb::Add(style) => (style, Request::Add(element)),
+            Verb::Remove => (Style::OrSet, Request::Remove(element)),
+            Verb::Contains => (Style::OrSet, Request::Contains(element)),
+        };
+        let ticket = Ticket { client: self.clients.get(quick.src), msg_id: quick.msg_id, style, arrived_ms };
+        Some(Incoming::Request { ticket, dest: Cow::Borrowed(quick.dest), request })
+    }
+
+    fn decode_any<'a>(
+        &mut self,
+        line: &'a [u8],
+        arrived_ms: u64,
+        fresh_id: impl FnOnce() -> Uuid,
+    ) -> Result<Incoming<'a>, Rejection> {
         if line.trim_ascii().is_empty() {
             return Err(Rejection::silent("a blank line"));
         }
@@ -159,4 +186,123 @@ fn peer<'a>(
     let from = NodeId::new(src).ok_or_else(|| reject("no node id".to_owned()))?;
     let message = peer_message(line, body, limits).map_err(|error| reject(error.to_string()))?;
     Ok(Incoming::Peer { from, dest, message })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Tokens of which lines are made that are nearly such as `quick` reads.
+    const TOKENS: [&str; 46] = [
+        "{",
+        "}",
+        "[",
+        "]",
+        ":",
+        ",",
+        " ",
+        "\t",
+        "\r",
+        "\n",
+        "\"src\"",
+        "\"dest\"",
+        "\"body\"",
+        "\"id\"",
+        "\"type\"",
+        "\"msg_id\"",
+        "\"element\"",
+        "\"message\"",
+        "\"in_reply_to\"",
+        "\"elements\"",
+        "\"limit\"",
+        "\"or_set_add\"",
+        "\"or_set_remove\"",
+        "\"or_set_contains\"",
+        "\"add\"",
+        "\"broadcast\"",
+        "\"orset_ops\"",
+        "\"c1\"",
+        "\"n1\"",
+        "\"\"",
+        "\"\\u0061\"",
+        "\"é\"",
+        "\"a b\"",
+        "\"a\tb\"",
+        "0",
+        "-0",
+        "7",
+        "-12",
+        "07",
+        "1.0",
+        "1e3",
+        "9223372036854775807",
+        "9223372036854775808",
+        "null",
+        "true",
+        "x",
+    ];
+
+    /// A plain request with some tokens exchanged, put in or left out.
+    fn lines() -> impl Strategy<Value = Vec<u8>> {
+        let plain = [
+            r#"{ "src" : "c1" , "dest" : "n1" , "body" : { "type" : "or_set_add" , "msg_id" : 7 , "element" : "a b" } }"#,
+            r#"{ "id" : 0 , "body" : { "element" : -12 , "type" : "or_set_remove" , "msg_id" : 0 } , "dest" : "n1" , "src" : "c1" }"#,
+            r#"{ "src" : "c1" , "dest" : "n1" , "body" : { "type" : "broadcast" , "msg_id" : -12 , "message" : "é" } }"#,
+        ];
+        let changes = prop::collection::vec((any::<prop::sample::Index>(), 0..TOKENS.len(), 0..3u8), 0..4);
+        (prop::sample::select(plain.to_vec()), changes, any::<bool>()).prop_map(|(plain, changes, spaced)| {
+            // The only space within a token is a string's.
+            let mut tokens: Vec<&str> = plain.split(' ').collect();
+            for (at, token, how) in changes {
+                let at = at.index(tokens.len());
+                match how {
+                    0 => tokens[at] = TOKENS[token],
+                    1 => tokens.insert(at, TOKENS[token]),
+                    _ => drop(tokens.remove(at)),
+                }
+            }
+            tokens.join(if spaced { " " } else { "" }).into_bytes()
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, cases: 2_000, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_is_read_quickly_is_what_the_general_reader_reads(line in lines(), broken in any::<Option<(prop::sample::Index, u8)>>()) {
+            let mut line = line;
+            if let Some((at, byte)) = broken {
+                let at = at.index(line.len().max(1));
+                line.get_mut(at).into_iter().for_each(|place| *place = byte);
+            }
+            let mut decoder = Decoder::new(Limits { max_element_bytes: 5, ..Limits::default() });
+            let general = decoder.decode_any(&line, 5, Uuid::nil);
+            if let Some(quick) = Decoder::new(Limits { max_element_bytes: 5, ..Limits::default() }).decode_quick(&line, 5) {
+                prop_assert_eq!(general, Ok(quick));
+            }
+        }
+    }
+
+    #[test]
+    fn plain_requests_are_read_quickly() {
+        for body in [
+            r#""type":"or_set_add","msg_id":2,"element":"apple""#,
+            r#""msg_id":-2,"element":"apple pie","type":"or_set_remove""#,
+            r#""type": "or_set_contains", "msg_id": 2, "element": -17"#,
+            r#""type":"add","msg_id":0,"element":0"#,
+            r#""type":"broadcast","message":"é","msg_id":9223372036854775807"#,
+        ] {
+            for line in [
+                format!(r#"{{"src":"c1","dest":"n1","body":{{{body}}}}}"#),
+                format!("{{\"id\": 4, \"body\": {{{body}}} , \"src\": \"c1\",\t\"dest\": \"n1\"}}\r"),
+            ] {
+                let mut decoder = Decoder::new(Limits::default());
+                let quick = decoder.decode_quick(line.as_bytes(), 5);
+                assert_eq!(quick, decoder.decode_any(line.as_bytes(), 5, Uuid::nil).ok(), "{line}");
+                assert!(quick.is_some(), "{line}");
+            }
+        }
+    }
 }

@@ -9,6 +9,8 @@
 //! `", "` and `": "` between them. Elements and the payloads of peers' messages are canonical JSON, without white space.
 //! A reply is in the words of the workload that the request was in, and has no key that they do not know: Maelstrom's
 //! schemas are closed.
+//!
+//! A [`Reply::Piece`] is a piece of such a line; the pieces of a reply, one after another, are the whole of it.
 
 use std::fmt::Display;
 
@@ -18,8 +20,17 @@ use crate::replica::{ElementList, Outgoing, Reply, Status, Style, Ticket};
 use super::sync;
 use super::text::{push_i64, push_string, push_u64, push_uuid};
 
-/// Appends the line for a message from the node `src`, of which this is the `msg_id`-th (counted from 0).
+/// Appends the line for a message from the node `src`, of which this is the `msg_id`-th (counted from 0; the pieces of a
+/// reply are one).
 pub fn encode(out: &mut Vec<u8>, src: &NodeId, msg_id: u64, outgoing: &Outgoing) {
+    if let Outgoing::Reply { reply: Reply::Piece { elements, first: false, last }, .. } = outgoing {
+        push_more_elements(out, elements);
+        if *last {
+            out.push(b']');
+            push_end(out, msg_id);
+        }
+        return;
+    }
     out.extend_from_slice(b"{\"src\": ");
     push_string(out, src.as_str());
     out.extend_from_slice(b", \"dest\": ");
@@ -38,6 +49,12 @@ pub fn encode(out: &mut Vec<u8>, src: &NodeId, msg_id: u64, outgoing: &Outgoing)
             sync::push_members(out, message);
         }
     }
+    if !outgoing.has_more_pieces() {
+        push_end(out, msg_id);
+    }
+}
+
+fn push_end(out: &mut Vec<u8>, msg_id: u64) {
     out.extend_from_slice(b", \"msg_id\": ");
     push_u64(out, msg_id);
     out.extend_from_slice(b"}}\n");
@@ -56,8 +73,8 @@ const fn kind(reply: &Reply, style: Style) -> &'static str {
         (Reply::Contains(_), _) => "or_set_contains_ok",
         (Reply::Size(_), _) => "or_set_size_ok",
         (Reply::Status(_), _) => "or_set_status_ok",
-        (Reply::Elements(_), Style::OrSet) | (Reply::Page { .. }, _) => "or_set_read_ok",
-        (Reply::Elements(_), Style::GSet | Style::Broadcast) => "read_ok",
+        (Reply::Elements(_) | Reply::Piece { .. }, Style::OrSet) | (Reply::Page { .. }, _) => "or_set_read_ok",
+        (Reply::Elements(_) | Reply::Piece { .. }, Style::GSet | Style::Broadcast) => "read_ok",
         (Reply::Topology, _) => "topology_ok",
         (Reply::Echo(_), _) => "echo_ok",
         (Reply::Generated(_), _) => "generate_ok",
@@ -107,15 +124,16 @@ fn push_payload(out: &mut Vec<u8>, ticket: &Ticket, reply: &Reply) {
             }
         }
         Reply::Elements(elements) => {
-            push_key(
-                out,
-                match ticket.style {
-                    Style::OrSet => "elements",
-                    Style::GSet => "value",
-                    Style::Broadcast => "messages",
-                },
-            );
+            push_key(out, elements_key(ticket.style));
             push_elements(out, elements);
+        }
+        // A later one has no head, and does not come here.
+        Reply::Piece { elements, last, .. } => {
+            push_key(out, elements_key(ticket.style));
+            push_elements(out, elements);
+            if !last {
+                out.truncate(out.len() - 1);
+            }
         }
         Reply::Echo(json) => {
             push_key(out, "echo");
@@ -188,6 +206,23 @@ fn push_tags(out: &mut Vec<u8>, tags: &[Tag]) {
 
 fn push_elements(out: &mut Vec<u8>, elements: &ElementList) {
     push_array(out, elements.iter(), |out, element| out.extend_from_slice(element));
+}
+
+/// Goes on with an array that has some already and has not been closed.
+fn push_more_elements(out: &mut Vec<u8>, elements: &ElementList) {
+    for element in elements.iter() {
+        out.extend_from_slice(b", ");
+        out.extend_from_slice(element);
+    }
+}
+
+/// Under which key a workload expects the elements.
+const fn elements_key(style: Style) -> &'static str {
+    match style {
+        Style::OrSet => "elements",
+        Style::GSet => "value",
+        Style::Broadcast => "messages",
+    }
 }
 
 fn push_array<T>(out: &mut Vec<u8>, items: impl IntoIterator<Item = T>, push: impl Fn(&mut Vec<u8>, T)) {

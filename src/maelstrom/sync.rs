@@ -28,6 +28,8 @@
 //! - *run*: `[i,n,[op…]]`, operations n, n+1, … of one incarnation. The operations of a message are those of its runs, in
 //!   order. *op*: `[element]` an add, `[element,i,n,i,n…]` a remove of these tags, `{"node":…}` or
 //!   `{"node":…,"parent":[i,n]}` a start.
+//! - `runs` of an answer, `records` and `live` may be [packed](super::packed): a text in place of the array. Pushes are
+//!   not: they are short, and many.
 //! - Elements are canonical JSON as it stands. No white space within a payload.
 //!
 //! # Caveat
@@ -43,6 +45,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use crate::crdt::{Dot, LiveBits, NodeId, Op, OpBody, ReplicaId, VersionVector};
 use crate::replica::{PeerBody, PeerMessage, StateContent, StateKey, StateOffset};
 
+use super::packed::pack;
 use super::text::{push_string, push_u64};
 
 /// The version of the format of peers' messages.
@@ -122,6 +125,18 @@ impl Writer<'_> {
         self.text("]");
     }
 
+    /// An array, packed if that makes it shorter.
+    fn packed_array<T>(&mut self, items: impl IntoIterator<Item = T>, item: impl FnMut(&mut Self, T)) {
+        let start = self.out.len();
+        self.array(items, item);
+        if let Some(text) = pack(&self.out[start..]) {
+            self.out.truncate(start);
+            self.text("\"");
+            self.text(&text);
+            self.text("\"");
+        }
+    }
+
     fn replica_id(&mut self, id: ReplicaId) {
         self.text(&format!("\"{id}\""));
     }
@@ -164,7 +179,7 @@ impl Writer<'_> {
             }
             PeerBody::Ops { vv, ops, answer } => {
                 self.vector("vv", vv);
-                self.ops(ops);
+                self.ops(ops, answer.is_some());
                 if let Some(answer) = answer {
                     self.key("answer");
                     self.flag(answer.0);
@@ -193,16 +208,19 @@ impl Writer<'_> {
         }
     }
 
-    fn ops(&mut self, ops: &[Op]) {
+    fn ops(&mut self, ops: &[Op], packed: bool) {
         self.key("runs");
         let follows = |a: &Op, b: &Op| a.dot.replica == b.dot.replica && a.dot.seq.next() == b.dot.seq;
-        self.array(ops.chunk_by(follows), |writer, run| {
-            writer.text("[");
-            writer.dot(run[0].dot);
-            writer.text(",");
-            writer.array(run, |writer, op| writer.op(&op.body));
-            writer.text("]");
-        });
+        let runs = ops.chunk_by(follows);
+        if packed { self.packed_array(runs, Self::run) } else { self.array(runs, Self::run) }
+    }
+
+    fn run(&mut self, run: &[Op]) {
+        self.text("[");
+        self.dot(run[0].dot);
+        self.text(",");
+        self.array(run, |writer, op| writer.op(&op.body));
+        self.text("]");
     }
 
     fn op(&mut self, op: &OpBody) {
@@ -269,7 +287,7 @@ impl Writer<'_> {
             writer.text("]");
         });
         self.key("records");
-        self.array(&content.records, |writer, (element, tag)| {
+        self.packed_array(&content.records, |writer, (element, tag)| {
             writer.text("[");
             writer.out.extend_from_slice(element.as_bytes());
             writer.text(",");
@@ -277,7 +295,7 @@ impl Writer<'_> {
             writer.text("]");
         });
         self.key("live");
-        self.array(&content.live, Self::live_bits);
+        self.packed_array(&content.live, Self::live_bits);
     }
 
     fn live_bits(&mut self, live: &LiveBits) {

@@ -8,6 +8,7 @@
 //!
 //! # Invariants
 //!
+//! - A packed array is unpacked to a bounded length, and is then what it would have been unpacked.
 //! - A message is taken whole or not at all, and what is taken is possible: operations pass [`Op::check`], places are in
 //!   their table, sequence numbers in range, nothing is in a vector or table twice.
 //! - Elements are made canonical anew, so a peer (or a parser on the way) cannot bring in a second form of one. They may
@@ -38,6 +39,7 @@ use crate::storage::Lsn;
 
 use super::canonical::{CanonicalError, Limits, canonical};
 use super::decode::MAX_LINE_BYTES;
+use super::packed::{PackError, unpack};
 use super::request::Body;
 use super::sync::SYNC_VERSION;
 use super::text::clip;
@@ -87,6 +89,9 @@ pub enum SyncError {
     /// A bitmap that is not base64.
     #[error("a bitmap: {0}")]
     Bitmap(#[from] base64::DecodeError),
+    /// A text in place of an array that is not a packed one.
+    #[error(transparent)]
+    Packed(#[from] PackError),
 }
 
 #[derive(DeriveDeserialize)]
@@ -106,7 +111,7 @@ struct Wire<'a> {
     full: Option<bool>,
     answer: Option<bool>,
     #[serde(borrow)]
-    runs: Option<Vec<Run<'a>>>,
+    runs: Option<&'a RawValue>,
     #[serde(borrow)]
     key: Option<(u64, u64, u32, &'a str)>,
     digest: Option<Vec<u64>>,
@@ -115,9 +120,9 @@ struct Wire<'a> {
     #[serde(borrow)]
     incarnations: Option<Vec<WireIncarnation<'a>>>,
     #[serde(borrow)]
-    records: Option<Vec<(&'a RawValue, u64, u64)>>,
+    records: Option<&'a RawValue>,
     #[serde(borrow)]
-    live: Option<Vec<(u64, u64, &'a str)>>,
+    live: Option<&'a RawValue>,
 }
 
 type Run<'a> = (u64, u64, Vec<WireOp<'a>>);
@@ -177,6 +182,15 @@ fn checked(dot: Dot, body: OpBody) -> Result<Op, SyncError> {
     Ok(op)
 }
 
+/// The text of an array that may be packed.
+fn array(json: &RawValue) -> Result<Cow<'_, str>, SyncError> {
+    if !json.get().starts_with('"') {
+        return Ok(Cow::Borrowed(json.get()));
+    }
+    let text: Cow<'_, str> = serde_json::from_str(json.get())?;
+    Ok(Cow::Owned(unpack(&text)?))
+}
+
 fn offset((stage, block, item): WireOffset) -> StateOffset {
     StateOffset { stage, block, item }
 }
@@ -200,7 +214,7 @@ impl Reader {
             },
             "orset_ops" => PeerBody::Ops {
                 vv: vv()?,
-                ops: self.ops(wire.runs.ok_or(Missing("runs"))?)?,
+                ops: self.ops(serde_json::from_str(&array(wire.runs.ok_or(Missing("runs"))?)?)?)?,
                 answer: wire.answer.map(LastAnswer),
             },
             "orset_offer" => PeerBody::Offer { key: key()?, vv: vv()? },
@@ -215,8 +229,8 @@ impl Reader {
                 next: wire.next.map(offset),
                 content: StateContent {
                     incarnations: self.incarnations(wire.incarnations.ok_or(Missing("incarnations"))?)?,
-                    records: self.records(wire.records.ok_or(Missing("records"))?)?,
-                    live: self.live(wire.live.ok_or(Missing("live"))?)?,
+                    records: self.records(serde_json::from_str(&array(wire.records.ok_or(Missing("records"))?)?)?)?,
+                    live: self.live(serde_json::from_str(&array(wire.live.ok_or(Missing("live"))?)?)?)?,
                 },
             },
             "orset_gone" => PeerBody::Gone { key: key()? },

@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use memchr::memchr;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
@@ -25,11 +26,14 @@ pub enum Line<'a> {
 /// Cuts what comes in into lines.
 pub struct LineBuffer {
     max_line_bytes: usize,
+    /// What was read and not given out is `buffer[start..end]`; the rest is room, kept from one read to the next, as
+    /// clearing it each time would cost more than a line does.
     buffer: Vec<u8>,
     /// Where the first line not yet given out starts.
     start: usize,
     /// Up to here there is no line end after `start`.
     searched: usize,
+    end: usize,
     skipping: bool,
     ended: bool,
 }
@@ -37,7 +41,7 @@ pub struct LineBuffer {
 impl LineBuffer {
     /// For lines of at most `max_line_bytes`.
     pub fn new(max_line_bytes: usize) -> Self {
-        Self { max_line_bytes, buffer: Vec::new(), start: 0, searched: 0, skipping: false, ended: false }
+        Self { max_line_bytes, buffer: Vec::new(), start: 0, searched: 0, end: 0, skipping: false, ended: false }
     }
 
     /// Whether the input has ended (there may still be lines to take).
@@ -45,38 +49,46 @@ impl LineBuffer {
         self.ended
     }
 
-    /// Reads once from `fd`, which should be readable.
+    /// Reads once from `fd`, which should be readable. Says whether that was all that was there: a pipe gives all that
+    /// it has if there is room for it.
     ///
     /// # Errors
     /// As the system has it.
-    pub fn fill(&mut self, fd: BorrowedFd) -> io::Result<()> {
-        self.buffer.drain(..self.start);
-        self.searched -= self.start;
-        self.start = 0;
-        let length = self.buffer.len();
-        self.buffer.resize(length + CHUNK_BYTES, 0);
-        let outcome = loop {
-            match rustix::io::read(fd, &mut self.buffer[length..]) {
+    pub fn fill(&mut self, fd: BorrowedFd) -> io::Result<bool> {
+        self.make_room();
+        let read = loop {
+            match rustix::io::read(fd, &mut self.buffer[self.end..]) {
                 Err(Errno::INTR) => {}
                 // Somebody else has made the description non-blocking, and there is nothing after all.
-                Err(Errno::AGAIN) => {
-                    self.buffer.truncate(length);
-                    return Ok(());
-                }
-                outcome => break outcome,
+                Err(Errno::AGAIN) => return Ok(true),
+                outcome => break outcome?,
             }
         };
-        self.buffer.truncate(length + outcome.unwrap_or(0));
-        if self.buffer.len() <= CHUNK_BYTES {
+        let all = read < self.buffer.len() - self.end;
+        self.end += read;
+        if read == 0 {
+            self.ended = true;
+        } else {
+            self.skip();
+        }
+        Ok(all)
+    }
+
+    /// Sees to it that there is room for a read.
+    fn make_room(&mut self) {
+        self.buffer.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.searched -= self.start;
+        self.start = 0;
+        if self.end <= CHUNK_BYTES && self.buffer.len() > 4 * CHUNK_BYTES {
             // A very long line has gone by.
-            self.buffer.shrink_to(4 * CHUNK_BYTES);
+            self.buffer.truncate(2 * CHUNK_BYTES);
+            self.buffer.shrink_to_fit();
         }
-        match outcome {
-            Ok(0) => self.ended = true,
-            Ok(_) => self.skip(),
-            Err(error) => return Err(error.into()),
+        let wanted = self.end + CHUNK_BYTES;
+        if self.buffer.len() < wanted {
+            self.buffer.resize(wanted, 0);
         }
-        Ok(())
     }
 
     /// Drops the rest of an overlong line.
@@ -84,39 +96,34 @@ impl LineBuffer {
         if !self.skipping {
             return;
         }
-        match self.buffer[self.start..].iter().position(|byte| *byte == b'\n') {
-            Some(end) => {
-                self.start += end + 1;
+        match memchr(b'\n', &self.buffer[self.start..self.end]) {
+            Some(length) => {
+                self.start += length + 1;
                 self.skipping = false;
             }
-            None => self.start = self.buffer.len(),
+            None => self.start = self.end,
         }
         self.searched = self.start;
     }
 
     /// The next line, if there is a whole one.
     pub fn next_line(&mut self) -> Option<Line<'_>> {
-        let newline = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n');
-        let (start, length) = (self.start, newline.map_or(self.buffer.len(), |n| self.searched + n) - self.start);
-        if newline.is_none() {
-            self.searched = self.buffer.len();
-        }
+        let newline = memchr(b'\n', &self.buffer[self.searched..self.end]).map(|n| self.searched + n);
+        let (start, line_end) = (self.start, newline.unwrap_or(self.end));
+        let length = line_end - start;
+        let after = line_end + usize::from(newline.is_some());
         if length > self.max_line_bytes {
-            let end = start + length;
-            (self.start, self.searched) = (end, end);
-            match newline {
-                Some(_) => (self.start, self.searched) = (end + 1, end + 1),
-                None => self.skipping = true,
-            }
+            (self.start, self.searched) = (after, after);
+            self.skipping = newline.is_none();
             return Some(Line::Overlong(&self.buffer[start..start + self.max_line_bytes]));
         }
-        let last = self.ended && newline.is_none() && length > 0;
+        let last = self.ended && length > 0;
         if newline.is_none() && !last {
+            self.searched = self.end;
             return None;
         }
-        self.start = start + length + usize::from(newline.is_some());
-        self.searched = self.start;
-        Some(Line::Whole(&self.buffer[start..start + length]))
+        (self.start, self.searched) = (after, after);
+        Some(Line::Whole(&self.buffer[start..line_end]))
     }
 }
 

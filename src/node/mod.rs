@@ -11,6 +11,7 @@ pub mod background;
 pub mod feeder;
 pub mod input;
 mod output;
+mod pace;
 mod progress;
 
 use std::io::Read;
@@ -33,12 +34,18 @@ use background::{Event, Events};
 use feeder::Feeder;
 use input::{Line, LineBuffer, wait_readable};
 use output::Output;
+use pace::Urgency;
 use progress::Teller;
 
 /// Lines handled between two commits, at most: reads cost no log, but their replies are kept until the commit.
 const MAX_BATCH_LINES: usize = 4096;
 /// A compaction that failed is not tried again before this.
 const COMPACTION_RETRY: Duration = Duration::from_secs(30);
+/// The index is given what is new not at once, as waking its thread costs a single add a tenth and more, and sled lets
+/// nobody look anything up while it writes a batch; but after this time …
+const FEED_INTERVAL: Duration = Duration::from_millis(250);
+/// … or when the memtable has reached this part of its bound, so that it does not come to that.
+const FEED_AT_PART: usize = 2;
 /// While the index has to catch up, the loop looks at least this often whether it has.
 const SATURATED_WAIT: Duration = Duration::from_millis(20);
 /// An index that everything waits for and that takes in nothing for so long is stuck.
@@ -106,9 +113,12 @@ pub fn run(options: NodeOptions) -> Result<(), NodeError> {
         early: Vec::new(),
         line_number: 0,
         last_empty_ms: 1,
+        arrived_ms: 1,
+        feed_since: None,
         sender: Events::new(sender, waker),
         events,
         retry_compaction_at: None,
+        urgency: Arc::default(),
         progress: (started, (false, 0)),
         started,
         options,
@@ -129,11 +139,17 @@ struct Node {
     /// Peers' lines that came before `init`.
     early: Vec<Vec<u8>>,
     line_number: u64,
-    /// When standard input was last seen empty: what is read later may have been waiting since.
+    /// When standard input was last known to be empty: what is read later may have been waiting since.
     last_empty_ms: u64,
+    /// Since when what was read last may have been waiting.
+    arrived_ms: u64,
     sender: Events,
     events: Receiver<Event>,
     retry_compaction_at: Option<Instant>,
+    /// Tells the compaction that is under way to hurry.
+    urgency: Arc<Urgency>,
+    /// Since when the index has not been given everything.
+    feed_since: Option<Instant>,
     /// Whether everything waited for the index when that was last looked at, how far behind it was, and since when.
     progress: (Instant, (bool, u64)),
     started: Instant,
@@ -164,7 +180,6 @@ impl Node {
 
     fn serve(&mut self, lines: &mut LineBuffer, woken: &UnixStream, stopped: &UnixStream) -> Result<Ended, NodeError> {
         let stdin = std::io::stdin();
-        let poll_failed = |error| NodeError::Io("cannot wait for input", error);
         loop {
             let waiting = self.handle_lines(lines)?;
             self.drain_events()?;
@@ -172,24 +187,31 @@ impl Node {
             if closed {
                 return Ok(Ended::OutputClosed);
             }
-            self.background_steps()?;
-            if lines.has_ended() && !waiting {
+            self.background_steps(false)?;
+            let reading = self.is_reading();
+            if lines.has_ended() && !waiting && !reading {
                 return Ok(Ended::InGoodOrder);
             }
             let saturated = self.running.as_ref().is_some_and(|r| r.replica.store().is_saturated());
             let input = (!saturated && !waiting && !lines.has_ended()).then(|| stdin.as_fd());
             let timeout = match (waiting, saturated) {
+                _ if reading => Some(Duration::ZERO),
                 (true, false) => Some(Duration::ZERO),
                 (_, true) => Some(self.timeout().unwrap_or(SATURATED_WAIT).min(SATURATED_WAIT)),
                 (false, false) => self.timeout(),
             };
-            let fds = [input, Some(woken.as_fd()), Some(stopped.as_fd())];
-            let mut ready = wait_readable([input, fds[1], fds[2]], Some(Duration::ZERO)).map_err(poll_failed)?;
-            if !ready[0] && input.is_some() && !waiting {
-                self.last_empty_ms = self.now_ms();
-            }
-            if ready == [false; 3] && timeout != Some(Duration::ZERO) {
-                ready = wait_readable(fds, timeout).map_err(poll_failed)?;
+            let asked_ms = self.now_ms();
+            let ready = wait_readable([input, Some(woken.as_fd()), Some(stopped.as_fd())], timeout)
+                .map_err(|error| NodeError::Io("cannot wait for input", error))?;
+            if input.is_some() {
+                let now_ms = self.now_ms();
+                if !ready[0] {
+                    self.last_empty_ms = now_ms;
+                } else if now_ms > asked_ms {
+                    // It has waited, so it was empty then. (Or something else took the time: then this is too late by no
+                    // more than the time that the loop took for what it read before.)
+                    self.last_empty_ms = asked_ms;
+                }
             }
             if ready[1] {
                 let _ = (&mut &*woken).read(&mut [0; 256]);
@@ -198,16 +220,32 @@ impl Node {
                 return Ok(Ended::InGoodOrder);
             }
             if ready[0] {
-                lines.fill(stdin.as_fd()).map_err(|error| NodeError::Io("cannot read standard input", error))?;
+                self.fill(lines)?;
             }
         }
+    }
+
+    fn fill(&mut self, lines: &mut LineBuffer) -> Result<(), NodeError> {
+        let now_ms = self.now_ms();
+        self.arrived_ms = self.last_empty_ms;
+        let all = lines.fill(std::io::stdin().as_fd());
+        if all.map_err(|error| NodeError::Io("cannot read standard input", error))? {
+            self.last_empty_ms = now_ms;
+        }
+        Ok(())
+    }
+
+    /// Whether a reply goes out in pieces. Then nothing is waited for: the next piece is made when the last is written.
+    fn is_reading(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.replica.is_reading())
     }
 
     fn timeout(&self) -> Option<Duration> {
         let wakeup = self.running.as_ref().and_then(|running| running.replica.next_wakeup_ms());
         let replica = wakeup.map(|at| Duration::from_millis(at.saturating_sub(self.now_ms())));
         let compaction = self.retry_compaction_at.map(|at| at.saturating_duration_since(Instant::now()));
-        [replica, compaction].into_iter().flatten().min()
+        let feed = self.feed_since.map(|since| FEED_INTERVAL.saturating_sub(since.elapsed()));
+        [replica, compaction, feed].into_iter().flatten().min()
     }
 
     /// Handles the lines that are there, until a batch is full; says whether there are more.
@@ -228,7 +266,7 @@ impl Node {
 
     fn handle_line(&mut self, line: &[u8]) -> Result<(), NodeError> {
         let now_ms = self.now_ms();
-        let decoded = self.decoder.decode(line, self.last_empty_ms, Uuid::new_v4);
+        let decoded = self.decoder.decode(line, self.arrived_ms, Uuid::new_v4);
         let incoming = match decoded {
             Ok(incoming) => incoming,
             Err(rejection) => {
@@ -275,7 +313,7 @@ impl Node {
             return;
         }
         let dest = reply.dest.clone();
-        let outgoing = reply.into_outgoing(self.last_empty_ms);
+        let outgoing = reply.into_outgoing(self.arrived_ms);
         match &mut self.running {
             Some(running) => running.replica.refuse(outgoing),
             // Who nobody has called anything yet has no name to answer under.
@@ -344,6 +382,7 @@ impl Node {
             match event {
                 Event::IndexProgress => store.maintain(),
                 Event::IndexNoted(lsn) => store.index_noted(lsn),
+                Event::IndexMeasured(bytes) => store.index_measured(bytes),
                 Event::IndexFailed(why) => return Err(NodeError::Index(why)),
                 Event::IndexRebuilt(index) => {
                     tracing::info!("the index has been rebuilt from the snapshot at LSN {}", index.position().lsn);
@@ -366,8 +405,8 @@ impl Node {
         Ok(())
     }
 
-    /// Hands work to the threads.
-    fn background_steps(&mut self) -> Result<(), NodeError> {
+    /// Hands work to the threads: all that there is for the index, or what is due.
+    fn background_steps(&mut self, all: bool) -> Result<(), NodeError> {
         let Some(running) = &mut self.running else { return Ok(()) };
         let store = running.replica.store_mut();
         store.maintain();
@@ -377,9 +416,15 @@ impl Node {
         } else if self.progress.0.elapsed() > STUCK_AFTER {
             return Err(NodeError::Index("the index has taken in nothing for a minute".into()));
         }
-        running.feeder.feed(store.take_feed());
+        if all || is_feed_due(&mut self.feed_since, store) {
+            running.feeder.feed(store.take_feed());
+            self.feed_since = None;
+        }
         if let Some(snapshot) = store.take_rebuild() {
             running.feeder.rebuild(snapshot);
+        }
+        if store.compaction_is_urgent() {
+            self.urgency.raise();
         }
         if self.retry_compaction_at.is_some_and(|at| Instant::now() < at) {
             return Ok(());
@@ -387,7 +432,9 @@ impl Node {
         self.retry_compaction_at = None;
         if let Some(plan) = store.plan_compaction()? {
             let events = self.sender.try_clone().map_err(|error| NodeError::Io("cannot make a pipe", error))?;
-            let run = move || events.send(Event::Compacted(Box::new(plan.run())));
+            self.urgency = Arc::default();
+            let urgency = Arc::clone(&self.urgency);
+            let run = move || events.send(Event::Compacted(Box::new(pace::run(plan, &urgency))));
             let thread = std::thread::Builder::new().name("compaction".into()).spawn(run);
             thread.map_err(|error| NodeError::Io("cannot start a thread", error))?;
         }
@@ -400,8 +447,8 @@ impl Node {
         while let (Ended::InGoodOrder, Some(running)) = (&ended, &mut self.running) {
             let more = running.replica.answer_held()?;
             let closed = self.commit(stopped)?;
-            self.background_steps()?;
-            if closed || !more {
+            self.background_steps(true)?;
+            if closed || !more && !self.is_reading() {
                 break;
             }
         }
@@ -416,6 +463,15 @@ impl Node {
         }
         Ok(())
     }
+}
+
+/// Whether the index is to be given what is new; `since`: when that was first found not to be due.
+fn is_feed_due(since: &mut Option<Instant>, store: &Store) -> bool {
+    if !store.has_feed() {
+        return false;
+    }
+    let waited = since.get_or_insert_with(Instant::now).elapsed();
+    waited >= FEED_INTERVAL || store.is_memtable_filled(FEED_AT_PART)
 }
 
 /// Milliseconds since then, at least 1.

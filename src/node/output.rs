@@ -1,9 +1,10 @@
 //! Standard output: nothing but messages, one batch in one write.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::crdt::NodeId;
@@ -29,18 +30,72 @@ fn wait_writable(out: BorrowedFd, stopped: BorrowedFd) -> io::Result<bool> {
     }
 }
 
+/// Standard output, written to in such a way that this process never sleeps in a write, where it would not hear SIGTERM.
+enum Sink {
+    /// A description of the pipe that is this process' own, so that nobody else minds that it does not block: as much is
+    /// written at once as the pipe takes.
+    NonBlocking(OwnedFd),
+    /// Anything else, or a pipe that may not be opened again: no more is written than it has room for for certain.
+    Shared(io::Stdout),
+}
+
+impl Sink {
+    fn of_stdout() -> Self {
+        let stdout = io::stdout();
+        let is_pipe = rustix::fs::fstat(&stdout).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Fifo);
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let own = is_pipe.then(|| rustix::fs::open("/proc/self/fd/1", flags, Mode::empty()));
+        match own {
+            Some(Ok(own)) => Self::NonBlocking(own),
+            Some(Err(_)) | None => Self::Shared(stdout),
+        }
+    }
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::NonBlocking(own) => own.as_fd(),
+            Self::Shared(stdout) => stdout.as_fd(),
+        }
+    }
+
+    /// Writes some of `bytes` and says how many; `None`: nobody reads it any more, or `stopped` says that this process
+    /// shall end while it waits for a reader.
+    fn write(&self, bytes: &[u8], stopped: BorrowedFd) -> io::Result<Option<usize>> {
+        let at_once = match self {
+            Self::NonBlocking(_) => bytes,
+            Self::Shared(stdout) => {
+                if !wait_writable(stdout.as_fd(), stopped)? {
+                    return Ok(None);
+                }
+                &bytes[..bytes.len().min(PIPE_BYTES)]
+            }
+        };
+        match rustix::io::write(self.as_fd(), at_once) {
+            Ok(written) => Ok(Some(written)),
+            Err(Errno::INTR) => Ok(Some(0)),
+            Err(Errno::AGAIN) => Ok(wait_writable(self.as_fd(), stopped)?.then_some(0)),
+            Err(Errno::PIPE) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
 /// What is to be written next.
 pub struct Output {
+    sink: Sink,
     buffer: Vec<u8>,
     next_msg_id: u64,
     reply_deadline_ms: u64,
     late: u64,
+    /// The first piece of a reply was too late, and so are the others.
+    skipping: bool,
 }
 
 impl Output {
     /// Replies to requests that are older than `reply_deadline_ms` will be dropped; 0: none.
     pub fn new(reply_deadline_ms: u64) -> Self {
-        Self { buffer: Vec::new(), next_msg_id: 0, reply_deadline_ms, late: 0 }
+        let (sink, buffer) = (Sink::of_stdout(), Vec::new());
+        Self { sink, buffer, next_msg_id: 0, reply_deadline_ms, late: 0, skipping: false }
     }
 
     /// How many replies were dropped because they were too late.
@@ -51,22 +106,36 @@ impl Output {
     /// Adds messages that may leave.
     pub fn add(&mut self, own: &NodeId, messages: Vec<Outgoing>, now_ms: u64) {
         for message in messages {
-            if let Outgoing::Reply { ticket, .. } = &message
-                && self.reply_deadline_ms > 0
-                && now_ms.saturating_sub(ticket.arrived_ms) > self.reply_deadline_ms
-            {
-                // The client has given up, and Maelstrom goes deaf at a reply to a client that has gone.
-                self.late += 1;
-                tracing::debug!("a reply to {} was too late and not sent ({} so far)", ticket.client, self.late);
-                continue;
+            if let Outgoing::Reply { ticket, reply } = &message {
+                if let Reply::Piece { first: false, last, .. } = reply {
+                    // What has been begun is ended.
+                    if self.skipping {
+                        self.skipping = !last;
+                        continue;
+                    }
+                } else if self.is_late(ticket, now_ms) {
+                    self.skipping = message.has_more_pieces();
+                    continue;
+                }
             }
             self.put(own, &message);
         }
     }
 
+    /// Whether the client has given up. Maelstrom goes deaf at a reply to a client that has gone.
+    fn is_late(&mut self, ticket: &Ticket, now_ms: u64) -> bool {
+        let deadline_ms = self.reply_deadline_ms;
+        let late = deadline_ms > 0 && now_ms.saturating_sub(ticket.arrived_ms) > deadline_ms;
+        if late {
+            self.late += 1;
+            tracing::debug!("a reply to {} was too late and not sent ({} so far)", ticket.client, self.late);
+        }
+        late
+    }
+
     fn put(&mut self, own: &NodeId, message: &Outgoing) {
         encode(&mut self.buffer, own, self.next_msg_id, message);
-        self.next_msg_id += 1;
+        self.next_msg_id += u64::from(!message.has_more_pieces());
     }
 
     /// Adds a message of a node that has no id yet, under the name that it was called.
@@ -89,23 +158,46 @@ impl Output {
     /// # Errors
     /// As the system has it.
     pub fn flush(&mut self, stopped: BorrowedFd) -> io::Result<bool> {
-        let stdout = io::stdout();
         let mut rest = self.buffer.as_slice();
         while !rest.is_empty() {
-            if !wait_writable(stdout.as_fd(), stopped)? {
-                return Ok(true);
-            }
-            // A pipe that can be written to takes at least so much without blocking.
-            let piece = &rest[..rest.len().min(PIPE_BYTES)];
-            match rustix::io::write(stdout.as_fd(), piece) {
-                Ok(written) => rest = &rest[written..],
-                Err(Errno::INTR | Errno::AGAIN) => {}
-                Err(Errno::PIPE) => return Ok(true),
-                Err(error) => return Err(error.into()),
-            }
+            let Some(written) = self.sink.write(rest, stopped)? else { return Ok(true) };
+            rest = &rest[written..];
         }
         self.buffer.clear();
         self.buffer.shrink_to(KEEP_BYTES);
         Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replica::{ElementList, Style};
+
+    fn reply(msg_id: i64, arrived_ms: u64, reply: Reply) -> Outgoing {
+        Outgoing::Reply { ticket: Ticket { client: "c1".into(), msg_id, style: Style::OrSet, arrived_ms }, reply }
+    }
+
+    fn piece(msg_id: i64, first: bool, last: bool) -> Outgoing {
+        let mut elements = ElementList::default();
+        elements.push(msg_id.to_string().as_bytes());
+        reply(msg_id, 1, Reply::Piece { elements, first, last })
+    }
+
+    #[test]
+    fn a_reply_in_pieces_is_late_when_it_begins_or_not_at_all() {
+        let mut output = Output::new(100);
+        let own = NodeId::new("n1").unwrap();
+        // The first is in time, and ends as it has begun; the second is not.
+        output.add(&own, vec![piece(1, true, false)], 101);
+        output.add(&own, vec![piece(1, false, false), piece(1, false, true), piece(2, true, false)], 102);
+        output.add(&own, vec![piece(2, false, true), reply(3, 102, Reply::Contains(true))], 103);
+        let lines = String::from_utf8(output.buffer).unwrap();
+        let lines: Vec<&str> = lines.lines().map(|line| line.split_once("\"body\": ").unwrap().1).collect();
+        let expected = [
+            r#"{"type": "or_set_read_ok", "in_reply_to": 1, "elements": [1, 1, 1], "msg_id": 0}}"#,
+            r#"{"type": "or_set_contains_ok", "in_reply_to": 3, "value": true, "msg_id": 1}}"#,
+        ];
+        assert_eq!((lines, output.late), (expected.to_vec(), 1));
     }
 }

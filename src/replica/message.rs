@@ -136,6 +136,15 @@ pub enum Reply {
     Status(Box<Status>),
     /// The elements, in key order, each once.
     Elements(ElementList),
+    /// A part of the elements: one reply in several messages, with nothing else said between them.
+    Piece {
+        /// The elements, in key order, each once and after those of the piece before.
+        elements: ElementList,
+        /// Whether the reply begins with this piece.
+        first: bool,
+        /// Whether it ends with this piece, which may have no elements.
+        last: bool,
+    },
     /// Some of them, in key order, each once.
     Page {
         /// The elements.
@@ -352,4 +361,11 @@ pub enum Outgoing {
         /// What it says.
         message: PeerMessage,
     },
+}
+
+impl Outgoing {
+    /// Whether this is a piece of a reply and there are more of them.
+    pub fn has_more_pieces(&self) -> bool {
+        matches!(self, Self::Reply { reply: Reply::Piece { last: false, .. }, .. })
+    }
 }

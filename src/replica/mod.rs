@@ -15,6 +15,7 @@
 //! # Invariants
 //!
 //! - Nothing leaves before it is durable: see [`outbox`].
+//! - A reply that is too large for one message leaves in pieces, with nothing else between them: see `reading`.
 //! - A message's version vector is information about its sender. It is never merged into this replica's own.
 //! - Clients' set requests are held after a restart until one peer's answer is merged or a bound has passed. That is
 //!   for freshness only: nothing is less safe if it does not happen.
@@ -26,6 +27,7 @@ pub mod message;
 mod once;
 pub mod outbox;
 mod parking;
+mod reading;
 mod status;
 mod transfer;
 
@@ -40,6 +42,7 @@ use crate::storage::{ReadForm, Recovery, Store, StoreError};
 use catch_up::CatchUp;
 use gossip::Gossip;
 use parking::Parking;
+use reading::Reading;
 use status::Heard;
 use transfer::{Receiving, Sending};
 
@@ -62,6 +65,8 @@ pub struct ReplicaConfig {
     /// An answer has at most so many messages. Whoever receives a state delta counts on it, so that it is the same for all
     /// nodes of a cluster.
     pub answer_messages: usize,
+    /// The reply to a whole read is made in pieces of about this size.
+    pub read_piece_bytes: usize,
 }
 
 impl Default for ReplicaConfig {
@@ -73,6 +78,7 @@ impl Default for ReplicaConfig {
             digest_max_ms: 30_000,
             message_bytes: 60 << 10,
             answer_messages: 16,
+            read_piece_bytes: 256 << 10,
         }
     }
 }
@@ -100,6 +106,7 @@ pub struct Replica {
     parking: Parking,
     gossip: Gossip,
     catch_up: CatchUp,
+    reading: Option<Reading>,
     receiving: Option<Receiving>,
     sending: Sending,
     lost_and_found: LostAndFound,
@@ -119,6 +126,7 @@ impl Replica {
             known: BTreeMap::new(),
             heard: Heard::at(now_ms),
             parking: Parking::default(),
+            reading: None,
             receiving: None,
             sending: Sending::default(),
             lost_and_found: LostAndFound { at_start, found: 0, reported: 0, stale: false },
@@ -211,7 +219,7 @@ impl Replica {
                 if ticket.style == Style::GSet && self.store.manifest().read_form == ReadForm::Messages {
                     ticket.style = Style::Broadcast;
                 }
-                Reply::Elements(self.elements()?)
+                return self.read(ticket);
             }
             Request::Topology => {
                 self.store.set_read_form(ReadForm::Messages)?;
@@ -232,33 +240,6 @@ impl Replica {
             self.store.append_local(OpBody::Remove { element: element.clone(), tags: some.to_vec() });
         }
         Ok(tags)
-    }
-
-    fn elements(&self) -> Result<ElementList, StoreError> {
-        self.walk(None, usize::MAX).map(|(elements, _)| elements)
-    }
-
-    fn page(&self, limit: usize, after: Option<&Element>) -> Result<Reply, StoreError> {
-        let (elements, more) = self.walk(after, limit)?;
-        Ok(Reply::Page { elements, more })
-    }
-
-    /// At most `limit` elements in key order, those after `after`; and whether there are more.
-    fn walk(&self, after: Option<&Element>, limit: usize) -> Result<(ElementList, bool), StoreError> {
-        let mut elements = ElementList::default();
-        let mut last = after.map_or_else(Vec::new, Element::key_prefix);
-        for record in self.store.records(&last.clone()) {
-            let record = record?;
-            if record.key.prefix() != last {
-                if elements.len() == limit {
-                    return Ok((elements, true));
-                }
-                last.clear();
-                last.extend_from_slice(record.key.prefix());
-                elements.push(record.element_bytes());
-            }
-        }
-        Ok((elements, false))
     }
 
     /// How many clients' requests wait until this replica has caught up.
@@ -286,16 +267,19 @@ impl Replica {
 
     /// When [`Replica::tick`] wants to be called next; `None`: when something has come.
     pub fn next_wakeup_ms(&self) -> Option<u64> {
-        let times = [self.catch_up.next_wakeup_ms(), self.gossip_wakeup_ms(), self.transfer_wakeup_ms()];
+        let reading = self.is_reading().then_some(0);
+        let times = [reading, self.catch_up.next_wakeup_ms(), self.gossip_wakeup_ms(), self.transfer_wakeup_ms()];
         times.into_iter().flatten().min()
     }
 
-    /// Makes everything durable, and hands out all that may leave then.
+    /// Makes everything durable, and hands out all that may leave then. While [`Replica::is_reading`], that is one piece
+    /// of a reply, and whoever has got rid of it calls this again.
     ///
     /// # Errors
     /// If it could not be made durable: nothing may leave any more, and the process should end.
     pub fn commit(&mut self, now_ms: u64) -> Result<Vec<Outgoing>, StoreError> {
         self.push(now_ms);
+        self.read_on()?;
         let synced = self.store.commit()?;
         Ok(self.outbox.release(synced))
     }

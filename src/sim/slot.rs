@@ -29,6 +29,8 @@ pub const SMALL: StoreLimits = StoreLimits {
     max_retention_bytes: 2000,
     memtable_bytes: 1 << 20,
     recent_bytes: 1 << 10,
+    max_join_changes: 4,
+    index_slack_bytes: 2000,
 };
 
 /// Commits of which it is remembered what was held then, for the index.
@@ -489,6 +491,7 @@ fn feed(running: &mut Running, now_ms: u64) {
         let Some(index) = store.index().cloned() else { return };
         apply_all(index.as_ref(), &batches);
         store.index_noted(index.position().lsn);
+        store.index_measured(index.size_on_disk().expect("an index in memory has a size"));
         store.maintain();
     }
 }

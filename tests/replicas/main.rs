@@ -3,6 +3,7 @@
 //! ```text
 //! chaos       seeded runs: faults of every kind, then healing, and everybody must agree with the oracle
 //! scenarios   one story a test: wiped, rolled back, copied, restarted, early, foreign …
+//! traffic     what agreement costs, in bytes and messages
 //! transfers   state deltas: lost parts, restarts in the middle, both sides below each other's floor …
 //! idle        how little is said when there is nothing to say
 //! ```
@@ -12,4 +13,5 @@
 mod chaos;
 mod idle;
 mod scenarios;
+mod traffic;
 mod transfers;

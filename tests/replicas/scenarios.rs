@@ -19,6 +19,8 @@ const LARGE: StoreLimits = StoreLimits {
     max_retention_bytes: 64 << 20,
     memtable_bytes: 32 << 20,
     recent_bytes: 1 << 20,
+    max_join_changes: 16_384,
+    index_slack_bytes: 4 << 20,
 };
 
 fn up_with(limits: StoreLimits, count: usize, seed: u64) -> Cluster {

@@ -16,6 +16,8 @@ use crate::storage::manifest::CleanEnd;
 pub struct FrameVisit<'a> {
     /// The segment's file.
     pub path: &'a Path,
+    /// The segment's nonce.
+    pub nonce: u128,
     /// The frame.
     pub frame: RawFrame<'a>,
     /// The last LSN before this segment.
@@ -195,7 +197,8 @@ impl Reading<'_> {
         let (mut offset, mut last) = (segment.frames_start, None);
         for frame in segment.frames().take_while(|frame| frame.end <= stop as u64) {
             let until = self.next.map(|next| next.header.lsn);
-            visit(FrameVisit { path: &segment.path, frame, after: segment.header.lsn, until })?;
+            let (nonce, after) = (segment.header.nonce, segment.header.lsn);
+            visit(FrameVisit { path: &segment.path, nonce, frame, after, until })?;
             offset = usize::try_from(frame.end).expect("segments fit memory");
             last = Some(frame);
         }

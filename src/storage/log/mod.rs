@@ -17,12 +17,14 @@
 //! ```
 
 pub mod chain;
+mod parts;
 pub mod segment;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use chain::{FrameVisit, LogEnd, read_log};
+pub use parts::{FrameSpan, LoggedParts};
 pub use segment::{RawFrame, SegmentBytes, SegmentEnd, SegmentHeader};
 
 use super::codec::{self, Batch, Frame};
@@ -52,6 +54,15 @@ impl Segment {
     /// # Errors
     /// If the file cannot be read, or what counted once does not any more.
     pub fn batches(&self, disk: &dyn Disk) -> Result<Vec<(Batch, u32)>, StoreError> {
+        let batches = self.batches_with_spans(disk)?;
+        Ok(batches.into_iter().map(|(batch, checksum, _)| (batch, checksum)).collect())
+    }
+
+    /// The same, and where each frame lies.
+    ///
+    /// # Errors
+    /// As [`Segment::batches`].
+    pub fn batches_with_spans(&self, disk: &dyn Disk) -> Result<Vec<(Batch, u32, FrameSpan)>, StoreError> {
         let mut bytes = disk::read(disk, &self.path).map_err(StoreError::io("read", &self.path))?;
         bytes.truncate(usize::try_from(self.length).expect("segments fit memory"));
         let segment = SegmentBytes::new(self.path.clone(), bytes)?;
@@ -61,7 +72,7 @@ impl Segment {
         let mut batches = Vec::new();
         for frame in segment.frames() {
             if let Frame::Batch(batch) = decode(&self.path, &frame)? {
-                batches.push((batch, frame.checksum));
+                batches.push((batch, frame.checksum, (frame.offset, frame.end)));
             }
         }
         Ok(batches)

@@ -189,16 +189,21 @@ impl SegmentBytes {
 
 /// The good frame at `offset` of the bytes of a segment with this nonce, if there is one.
 pub fn frame_at(bytes: &[u8], nonce: u128, offset: usize) -> Option<RawFrame<'_>> {
-    let head = bytes.get(offset..)?.first_chunk::<FRAME_HEAD_BYTES>()?;
+    frame_in(bytes.get(offset..)?, nonce, offset as u64)
+}
+
+/// The good frame at the start of `bytes`, which are from `offset` on in a segment with this nonce, if there is one.
+pub fn frame_in(bytes: &[u8], nonce: u128, offset: u64) -> Option<RawFrame<'_>> {
+    let head = bytes.first_chunk::<FRAME_HEAD_BYTES>()?;
     let number = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
     let (length, checksum) = (number(4) as usize, number(8));
     if head[..4] != FRAME_MAGIC || length > MAX_PAYLOAD_BYTES {
         return None;
     }
-    let start = offset + FRAME_HEAD_BYTES;
-    let payload = bytes.get(start..start + length)?;
-    let good = frame_checksum(nonce, offset as u64, payload) == checksum;
-    good.then_some(RawFrame { offset: offset as u64, end: (start + length) as u64, checksum, payload })
+    let payload = bytes.get(FRAME_HEAD_BYTES..FRAME_HEAD_BYTES + length)?;
+    let end = offset + (FRAME_HEAD_BYTES + length) as u64;
+    let good = frame_checksum(nonce, offset, payload) == checksum;
+    good.then_some(RawFrame { offset, end, checksum, payload })
 }
 
 /// Where the first good frame at or after `offset` starts.

@@ -20,7 +20,7 @@ mod writer;
 use bincode::{BorrowDecode, Decode, Encode};
 
 pub use reader::Snapshot;
-pub use writer::write;
+pub use writer::{write, write_in_steps};
 
 use super::Lsn;
 use super::codec::Context;

@@ -170,6 +170,13 @@ impl Snapshot {
         self.bytes
     }
 
+    /// About how many bytes of key and element a record has, on average: seen at the blocks' first ones.
+    pub fn record_bytes(&self) -> u64 {
+        let keys = |block: &Block| u64::from(block.records) * block.first_key.len() as u64;
+        let bytes = self.blocks.iter().map(|block| keys(block).max(u64::from(block.payload_bytes))).sum::<u64>();
+        bytes.checked_div(self.counts.tags).unwrap_or(0)
+    }
+
     /// Its file.
     pub fn path(&self) -> &Path {
         &self.path
@@ -265,7 +272,7 @@ impl Snapshot {
                     (new, prefix)
                 }
             };
-            let key = RecordKey::from_prefix(prefix.clone(), tag);
+            let key = RecordKey::from_prefix(&prefix, tag);
             let long_element = key.inline_element().is_none().then(|| same.clone());
             records.push(Record { key, long_element });
             last = Some((same, prefix));

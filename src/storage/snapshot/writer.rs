@@ -30,9 +30,25 @@ pub fn write(
     records: Records<'_>,
     answers: &Answers,
 ) -> Result<Snapshot, StoreError> {
+    write_in_steps(disk, dir, header, nonce, records, answers, &mut || {})
+}
+
+/// The same, with a pause after every MiB.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_in_steps(
+    disk: &dyn Disk,
+    dir: &Path,
+    header: &SnapshotHeader,
+    nonce: u128,
+    records: Records<'_>,
+    answers: &Answers,
+    pause: &mut dyn FnMut(),
+) -> Result<Snapshot, StoreError> {
     let path = dir.join(file_name(header.lsn));
     let aside = disk::temporary(&path);
-    let outcome = write_aside(disk, &aside, header, nonce, records, answers);
+    let outcome = write_aside(disk, &aside, header, nonce, records, answers, pause);
     if outcome.is_err() {
         // Best effort: a leftover is removed at the next start anyway.
         let _ = disk.remove(&aside);
@@ -50,9 +66,10 @@ fn write_aside(
     nonce: u128,
     records: Records<'_>,
     answers: &Answers,
+    pause: &mut dyn FnMut(),
 ) -> Result<(), StoreError> {
     let file = disk.create(aside).map_err(StoreError::io("create", aside))?;
-    let mut out = Out { file, path: aside, offset: 0, pending: Vec::new() };
+    let mut out = Out { file, path: aside, offset: 0, pending: Vec::new(), pause };
     out.put(&preamble_bytes(FORMAT_VERSION, nonce))?;
     let mut blocks = BlockWriter { nonce, ..BlockWriter::default() };
     for record in records {
@@ -76,6 +93,8 @@ struct Out<'a> {
     path: &'a Path,
     offset: u64,
     pending: Vec<u8>,
+    /// Called after every MiB.
+    pause: &'a mut dyn FnMut(),
 }
 
 impl Out<'_> {
@@ -85,7 +104,11 @@ impl Out<'_> {
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         self.pending.extend_from_slice(bytes);
-        if self.pending.len() >= SYNC_EVERY_BYTES { self.flush() } else { Ok(()) }
+        if self.pending.len() >= SYNC_EVERY_BYTES {
+            self.flush()?;
+            (self.pause)();
+        }
+        Ok(())
     }
 
     fn flush(&mut self) -> Result<(), StoreError> {

@@ -28,6 +28,7 @@ impl Store {
     /// If the segment that is written to had to be closed and could not be; the store is poisoned then.
     pub fn plan_compaction(&mut self) -> Result<Option<CompactionPlan>, StoreError> {
         // A state delta that is arriving must not be cut in two: its parts count only once its commit is there.
+        self.drop_overdue()?;
         if self.compacting || self.poisoned || self.state.staged().is_some() || !self.pending.is_empty() {
             return Ok(None);
         }
@@ -67,6 +68,7 @@ impl Store {
             segments,
             nonce: (self.entropy)(),
             own: self.own,
+            max_join_changes: self.limits.max_join_changes,
         }))
     }
 
@@ -89,6 +91,15 @@ impl Store {
     /// Takes note that a compaction did not work out; the store is as it was.
     pub fn compaction_failed(&mut self) {
         self.compacting = false;
+        self.keep_sound_index();
+    }
+
+    /// Whether the compaction that is under way should not take its time: somebody waits for the snapshot, or the log
+    /// grows faster than snapshots are made.
+    pub fn compaction_is_urgent(&self) -> bool {
+        let covered = self.snapshot.as_ref().map_or(Lsn(0), |snapshot| snapshot.header().lsn);
+        let uncovered = self.closed_bytes(self.first_uncovered(covered)..self.closed.len());
+        self.compacting && (self.snapshot_wanted.is_some() || uncovered >= self.retention_bytes())
     }
 
     /// Asks for a snapshot of what there is now, at the next opportunity.
@@ -107,9 +118,42 @@ impl Store {
         let new_lsn = self.snapshot.as_ref().map(|snapshot| snapshot.header().lsn).expect("just installed");
         self.joins.forget(new_lsn);
         self.snapshot_wanted.take_if(|wanted| *wanted <= new_lsn);
-        let dropped = self.droppable_segments(new_lsn);
-        let dropped: Vec<Segment> = self.closed.drain(..dropped).collect();
+        let dropped = self.forget_segments(new_lsn);
         self.manifest.snapshot = Some(new_lsn);
+        if planted::is(Bug::ManifestAfterDeletion) {
+            dropped
+                .iter()
+                .try_for_each(|segment| self.disk.remove(&segment.path))
+                .map_err(StoreError::io("remove", &self.dir))?;
+        }
+        self.write_manifest()?;
+        self.remove_segments(&dropped);
+        if let Some(old) = old {
+            let _ = self.disk.remove(old.path());
+        }
+        if let Some(snapshot) = self.snapshot.clone() {
+            self.base_on(&snapshot);
+        }
+        Ok(())
+    }
+
+    /// Drops what [`Store::install`] had to leave because a state delta laid over the records was still read from it.
+    fn drop_overdue(&mut self) -> Result<(), StoreError> {
+        if self.state.memtable.joined() > 0 || self.poisoned || !std::mem::take(&mut self.overdue) {
+            return Ok(());
+        }
+        let Some(lsn) = self.snapshot.as_ref().map(|snapshot| snapshot.header().lsn) else { return Ok(()) };
+        let dropped = self.forget_segments(lsn);
+        self.write_manifest()?;
+        self.remove_segments(&dropped);
+        Ok(())
+    }
+
+    /// Takes the segments out of the log that the snapshot at `lsn` makes superfluous; the manifest is still to be written.
+    fn forget_segments(&mut self, lsn: Lsn) -> Vec<Segment> {
+        self.overdue = self.state.memtable.joined() > 0;
+        let dropped = if self.overdue { 0 } else { self.droppable_segments(lsn) };
+        let dropped: Vec<Segment> = self.closed.drain(..dropped).collect();
         self.manifest.segments.retain(|counter| dropped.iter().all(|segment| segment.header.counter != *counter));
         let oldest = match (self.closed.first(), &self.active) {
             (Some(segment), _) => segment.header.vv.clone(),
@@ -119,24 +163,14 @@ impl Store {
         if !planted::is(Bug::TruncationKeepsFloor) {
             self.state.floor.join(&oldest);
         }
-        if planted::is(Bug::ManifestAfterDeletion) {
-            dropped
-                .iter()
-                .try_for_each(|segment| self.disk.remove(&segment.path))
-                .map_err(StoreError::io("remove", &self.dir))?;
-        }
-        self.write_manifest()?;
+        dropped
+    }
+
+    fn remove_segments(&self, dropped: &[Segment]) {
         // What is deleted late, or not at all because the process dies here, is removed at the next start.
-        for segment in &dropped {
+        for segment in dropped {
             let _ = self.disk.remove(&segment.path);
         }
-        if let Some(old) = old {
-            let _ = self.disk.remove(old.path());
-        }
-        if let Some(snapshot) = self.snapshot.clone() {
-            self.base_on(&snapshot);
-        }
-        Ok(())
     }
 
     /// How many of the oldest closed segments the snapshot at `lsn` makes superfluous, beyond what retention keeps.

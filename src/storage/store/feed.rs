@@ -8,12 +8,15 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{MAX_FED_CHANGES, Store};
-use crate::crdt::{Base, Change, Memtable, RecordKey};
+use super::Store;
+use crate::crdt::{Base, Change, MAX_INLINE_BYTES, RecordKey};
 use crate::planted::{self, Bug};
 use crate::storage::Lsn;
-use crate::storage::index::{Index, IndexPosition};
+use crate::storage::index::{Index, IndexPosition, IndexSize, is_outgrown};
 use crate::storage::snapshot::Snapshot;
+
+/// An index that lacks no more than so many operations counts as idle.
+const IDLE_LAG: u64 = 16_384;
 
 /// The changes of one commit.
 #[derive(Clone, Debug)]
@@ -37,14 +40,26 @@ pub(super) struct IndexState {
     bytes_at_rebuild: usize,
     rebuilding: bool,
     snapshot_is_new: bool,
+    /// For each state delta that is laid over the memtable: an LSN at which its commit was in the log.
+    joined: VecDeque<Lsn>,
     /// Where the index would be found, at least, if the process were killed now.
     noted: Lsn,
+    /// How many changes have been taken for the index since it was built; `None` if another process built it.
+    changes: Option<u64>,
+    /// The present index is sound: it goes on being used if it cannot be replaced.
+    sound: bool,
 }
 
 impl IndexState {
-    pub(super) fn new(index: Option<Arc<dyn Index>>, rebuild_from: Option<Lsn>) -> Self {
-        let noted = index.as_ref().map(|index| index.position().lsn).unwrap_or_default();
-        Self { index, rebuild_from, noted, ..Self::default() }
+    /// An index that is there: `built` by this process, or found.
+    pub(super) fn with(index: Arc<dyn Index>, built: bool) -> Self {
+        let noted = index.position().lsn;
+        Self { index: Some(index), noted, changes: built.then_some(0), ..Self::default() }
+    }
+
+    /// None: it is built from the next snapshot.
+    pub(super) fn missing() -> Self {
+        Self { rebuild_from: Some(Lsn(0)), ..Self::default() }
     }
 
     /// Up to where a snapshot may go. One that is ahead of the index makes the index worthless at the next start, as
@@ -57,6 +72,20 @@ impl IndexState {
         self.index.as_ref()
     }
 
+    /// Takes note of state deltas that have been laid over the memtable by `at`: they are not fed, so there must be a
+    /// snapshot and a new index.
+    pub(super) fn laid(&mut self, count: usize, at: Lsn) {
+        self.joined.resize(count, at);
+        self.rebuild_from = Some(at);
+    }
+
+    /// How many of the state deltas laid over the memtable are in what is at `at`.
+    fn joined_by(&mut self, at: Lsn) -> usize {
+        let count = self.joined.partition_point(|joined| *joined <= at);
+        self.joined.drain(..count);
+        count
+    }
+
     pub(super) fn push(&mut self, batch: FeedBatch) {
         self.queue.push_back(batch);
     }
@@ -64,16 +93,21 @@ impl IndexState {
 
 impl Store {
     /// Hands what has just been made durable to the index.
-    pub(super) fn feed_fresh(&mut self, joined: bool) {
-        let changes = self.state.fresh.replace(Vec::new()).unwrap_or_default();
+    pub(super) fn feed_fresh(&mut self) {
+        let changes = self.state.fresh.take().unwrap_or_default();
+        self.state.fresh = Some(Vec::with_capacity(changes.len().min(super::MAX_BATCH_OPS + 1)));
         let position = IndexPosition { lsn: self.lsn, checksum: self.checksum };
-        if joined && changes.len() > MAX_FED_CHANGES {
-            self.index.rebuild_from = Some(self.lsn);
-            self.index.bytes_at_rebuild = self.state.memtable.bytes();
-            self.snapshot_wanted = Some(self.lsn);
+        if self.state.memtable.joined() > self.index.joined.len() {
+            self.index.laid(self.state.memtable.joined(), self.lsn);
+            self.want_new_index(false);
         }
         self.index.push(FeedBatch { changes, position });
         self.maintain();
+    }
+
+    /// Whether there are batches that the index can be given.
+    pub fn has_feed(&self) -> bool {
+        self.index.rebuild_from.is_none() && self.index.index.is_some() && !self.index.queue.is_empty()
     }
 
     /// The batches that the index has not been given yet, oldest first; none while it has to be rebuilt.
@@ -82,6 +116,9 @@ impl Store {
             return Vec::new();
         }
         let mut batches: Vec<FeedBatch> = self.index.queue.drain(..).collect();
+        if let Some(changes) = &mut self.index.changes {
+            *changes += batches.iter().map(|batch| batch.changes.len() as u64).sum::<u64>();
+        }
         if planted::is(Bug::IndexPositionAhead)
             && let [first, .., last] = batches.as_mut_slice()
         {
@@ -109,8 +146,37 @@ impl Store {
         self.index.noted = at;
         self.index.queue.retain(|batch| batch.position.lsn > at);
         self.index.index = Some(index);
-        (self.index.rebuild_from, self.index.rebuilding) = (None, false);
+        (self.index.rebuilding, self.index.changes) = (false, Some(0));
+        // Another state delta may have come meanwhile.
+        self.index.rebuild_from.take_if(|from| *from <= at);
+        self.state.memtable.drop_joined(self.index.joined_by(at));
         self.maintain();
+    }
+
+    /// From here on the index is not fed: another is built from the next snapshot. If that cannot be done, a `sound` one
+    /// stays in use.
+    fn want_new_index(&mut self, sound: bool) {
+        self.index.sound = sound;
+        self.index.rebuild_from = Some(self.lsn);
+        self.index.bytes_at_rebuild = self.state.memtable.bytes();
+        self.snapshot_wanted = Some(self.lsn);
+    }
+
+    /// Takes note of how many bytes of disk the index takes. If they are much more than its records need, it is replaced:
+    /// sled gives nothing back.
+    pub fn index_measured(&mut self, on_disk: u64) {
+        let Some(index) = &self.index.index else { return };
+        // A state delta that is arriving holds up snapshots.
+        if self.index.rebuild_from.is_some() || self.state.staged().is_some() {
+            return;
+        }
+        let (records, idle) = (index.counts().tags, self.index_lag() <= IDLE_LAG);
+        let record_bytes = self.snapshot.as_ref().map_or(MAX_INLINE_BYTES as u64, |snapshot| snapshot.record_bytes());
+        let size = IndexSize { on_disk, records, record_bytes, changes: self.index.changes, idle };
+        if is_outgrown(&size, self.limits.index_slack_bytes) {
+            tracing::info!("the index takes {on_disk} bytes for {records} records, and is built anew");
+            self.want_new_index(true);
+        }
     }
 
     /// Takes note of where the index would be found if the process were killed now.
@@ -126,7 +192,8 @@ impl Store {
         }
         let at = snapshot.header().lsn;
         self.index.queue.retain(|batch| batch.position.lsn > at);
-        let mut memtable = Memtable::default();
+        self.state.memtable.drop_joined(self.index.joined_by(at));
+        let mut memtable = self.state.memtable.without_changes();
         let later = self.index.queue.iter().flat_map(|batch| &batch.changes);
         for (key, change) in later.chain(self.state.fresh.iter().flatten()) {
             memtable.insert(key.clone(), change.clone());
@@ -135,9 +202,18 @@ impl Store {
         self.base = Arc::clone(snapshot) as Arc<dyn Base + Send + Sync>;
     }
 
-    /// Takes note that no new index could be built: it is tried again after the next snapshot.
+    /// Takes note that no new index could be built. Without a sound one it is tried again after the next snapshot.
     pub fn rebuild_failed(&mut self) {
         self.index.rebuilding = false;
+        self.keep_sound_index();
+    }
+
+    /// Goes on with the index that was to be replaced, if there is nothing wrong with it but its size: what waits for
+    /// another one must not wait for ever.
+    pub(super) fn keep_sound_index(&mut self) {
+        if self.index.sound && !self.index.rebuilding {
+            (self.index.rebuild_from, self.index.changes) = (None, Some(0));
+        }
     }
 
     /// Frees memory that the index's progress has made superfluous.
@@ -155,6 +231,11 @@ impl Store {
 
     /// Whether the index has fallen so far behind that nothing more should be added until it has caught up.
     pub fn is_saturated(&self) -> bool {
+        self.is_memtable_filled(1)
+    }
+
+    /// Whether the memtable has reached the given part (2: half) of the size at which the store is saturated.
+    pub fn is_memtable_filled(&self, part: usize) -> bool {
         // While it is being rebuilt it does not catch up step by step, so there is room for what comes meanwhile.
         let rebuilding = self.index.rebuild_from.is_some();
         let limit = if rebuilding {
@@ -162,7 +243,7 @@ impl Store {
         } else {
             self.limits.memtable_bytes
         };
-        self.index.index.is_some() && self.state.memtable.bytes() >= limit
+        self.index.index.is_some() && self.state.memtable.bytes() >= limit / part
     }
 
     /// By how many LSNs the index is behind.

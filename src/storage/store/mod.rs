@@ -34,7 +34,7 @@ use super::codec;
 use super::disk::Disk;
 use super::error::StoreError;
 use super::index::{Index, IndexPosition};
-use super::log::{LogWriter, Segment, SegmentHeader};
+use super::log::{LogWriter, LoggedParts, Segment, SegmentHeader};
 use super::manifest::{CleanEnd, Manifest, ReadForm};
 use super::replay::{JoinSpans, log_dir};
 use super::snapshot::Snapshot;
@@ -50,9 +50,6 @@ use recent::Recent;
 pub const MAX_BATCH_OPS: usize = 1024;
 /// A frame is closed when its operations weigh this much.
 pub const MAX_BATCH_BYTES: usize = 4 << 20;
-/// A join with more changes than this is not fed to the index: it is rebuilt from a snapshot.
-const MAX_FED_CHANGES: usize = 16_384;
-
 /// Random bits, 128 at a time: for replica ids and nonces, so they must be unpredictable in production.
 pub type Entropy = Box<dyn FnMut() -> u128 + Send>;
 
@@ -69,6 +66,11 @@ pub struct StoreLimits {
     pub memtable_bytes: usize,
     /// How much of the newest operations is kept in memory for peers.
     pub recent_bytes: usize,
+    /// A state delta that changes more records than this is not worked into the memtable and the index: it is laid over
+    /// them, and the index is rebuilt from the next snapshot.
+    pub max_join_changes: usize,
+    /// Up to this size the index is never [outgrown](super::index::is_outgrown).
+    pub index_slack_bytes: u64,
 }
 
 impl Default for StoreLimits {
@@ -79,6 +81,8 @@ impl Default for StoreLimits {
             max_retention_bytes: 64 << 20,
             memtable_bytes: 32 << 20,
             recent_bytes: 4 << 20,
+            max_join_changes: 16_384,
+            index_slack_bytes: 4 << 20,
         }
     }
 }
@@ -124,6 +128,8 @@ pub struct Store {
     /// There must be a snapshot at this LSN or later.
     snapshot_wanted: Option<Lsn>,
     compacting: bool,
+    /// There are segments to be dropped that could not be with the snapshot.
+    overdue: bool,
     joins: JoinSpans,
     poisoned: bool,
 }
@@ -244,7 +250,9 @@ impl Store {
     fn append(&mut self, entry: Entry) -> Result<(), ApplyError> {
         // Without peers nobody will ask for them.
         let recent_bytes = if self.manifest.nodes.len() > 1 { self.limits.recent_bytes } else { 0 };
-        self.recent.prepare(&self.state.vv);
+        if recent_bytes > 0 {
+            self.recent.prepare(&self.state.vv);
+        }
         self.state.apply(self.base.as_ref(), &entry)?;
         self.joins.see(Lsn(self.lsn.0 + self.pending.len() as u64 + 1), &entry);
         match &entry {
@@ -282,19 +290,26 @@ impl Store {
             let vv = vv.clone();
             self.open_segment(vv)?;
         }
-        let pending = std::mem::take(&mut self.pending);
+        let next = self.pending.next();
+        let pending = std::mem::replace(&mut self.pending, next);
         let mut payload = Vec::with_capacity(pending.bytes() + 1024);
-        let mut joined = false;
+        let mut frames = Vec::new();
         for batch in pending.frames() {
             payload.clear();
             codec::encode_batch(&mut payload, self.lsn.next(), self.own, batch);
             let Active::Open(writer) = &mut self.active else { unreachable!("opened above") };
+            let start = writer.segment().length;
             self.checksum = writer.append(&payload)?;
             self.lsn = Lsn(self.lsn.0 + batch.len() as u64);
-            joined |= batch.iter().any(|entry| matches!(entry, Entry::JoinCommit(_)));
+            frames.push((start, writer.segment().length));
         }
-        self.feed_fresh(joined);
+        self.feed_fresh();
         let Active::Open(writer) = &self.active else { unreachable!("opened above") };
+        if self.state.staged().is_some() {
+            let (disk, segment) = (Arc::clone(&self.disk), writer.segment());
+            let (path, nonce) = (segment.path.clone(), segment.header.nonce);
+            self.state.keep_staged(|join, records| Arc::new(LoggedParts { disk, path, nonce, frames, join, records }));
+        }
         if writer.segment().length >= self.limits.segment_bytes {
             self.open_segment(self.state.vv.clone())?;
         }

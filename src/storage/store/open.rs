@@ -24,7 +24,7 @@ use crate::storage::log::{LogWriter, Segment, SegmentHeader, segment};
 use crate::storage::manifest::Manifest;
 use crate::storage::migrations;
 use crate::storage::progress::{Progress, Silent};
-use crate::storage::replay::{Replay, log_dir, snapshot_dir};
+use crate::storage::replay::{Replay, Thrift, log_dir, snapshot_dir};
 use crate::storage::snapshot;
 use crate::storage::{Counts, Lsn};
 
@@ -88,7 +88,8 @@ impl Store {
         Replay::check_telling(disk.as_ref(), &dir, &manifest, progress)?;
         let noted = source.noted();
         let opened = source.open(manifest.clean.is_some_and(|clean| clean.index));
-        let (mut replay, opened) = replay(disk.as_ref(), &dir, manifest, opened, noted, progress)?;
+        let thrift = Thrift { disk: Arc::clone(&disk), max_join_changes: limits.max_join_changes };
+        let (mut replay, opened) = replay(&thrift, &dir, manifest, opened, noted, progress)?;
         let mut incarnation = ReplicaId::from_random(entropy());
         if planted::is(Bug::OldReplicaId) {
             incarnation = replay.own.unwrap_or(incarnation);
@@ -134,8 +135,9 @@ impl Store {
             base: built.base,
             index: built.index,
             recent: Recent::default(),
-            snapshot_wanted: None,
+            snapshot_wanted: built.snapshot_wanted,
             compacting: false,
+            overdue: false,
             joins: replay.joins,
             poisoned: false,
         };
@@ -167,7 +169,7 @@ type Opened = Result<Arc<dyn Index>, String>;
 /// Reads the store on top of the index if that fits, else on top of the snapshot. `noted`: how far the index had come,
 /// if that is known without opening it.
 fn replay(
-    disk: &dyn Disk,
+    thrift: &Thrift,
     dir: &Path,
     manifest: Manifest,
     opened: Opened,
@@ -176,8 +178,9 @@ fn replay(
 ) -> Result<(Replay, Opened), StoreError> {
     let noted = noted.map(|position| position.lsn).filter(|_| opened.is_err());
     let why = match opened {
-        Ok(index) => match Replay::read_telling(disk, dir, manifest.clone(), Some(&index), progress) {
-            Ok(replay) if replay.index_fits => return Ok((replay, Ok(index))),
+        Ok(index) => match Replay::read_thriftily(thrift, dir, manifest.clone(), Some(&index), progress) {
+            Ok(replay) if replay.index_fits && replay.state.memtable.joined() == 0 => return Ok((replay, Ok(index))),
+            Ok(replay) if replay.index_fits => "it lacks a state delta with very many changes".to_owned(),
             Ok(replay) if index.position().lsn > replay.lsn => {
                 warn_of_lost_end(index.position().lsn, replay.lsn);
                 "it is ahead of the log".to_owned()
@@ -187,7 +190,7 @@ fn replay(
         },
         Err(why) => why,
     };
-    let replay = Replay::read_telling(disk, dir, manifest, None, progress)?;
+    let replay = Replay::read_thriftily(thrift, dir, manifest, None, progress)?;
     if let Some(noted) = noted.filter(|noted| *noted > replay.lsn) {
         warn_of_lost_end(noted, replay.lsn);
     }
@@ -276,6 +279,7 @@ struct Built {
     outcome: IndexOutcome,
     counts: Counts,
     uncounted_changes: usize,
+    snapshot_wanted: Option<Lsn>,
 }
 
 fn build_index(
@@ -286,10 +290,6 @@ fn build_index(
     source: &mut dyn IndexSource,
 ) -> Result<Built, StoreError> {
     let position = IndexPosition { lsn: replay.lsn, checksum: replay.checksum };
-    let changes = |replay: &Replay| {
-        let changes = replay.state.memtable.changes().map(|(key, change)| (key.clone(), change.clone()));
-        FeedBatch { changes: changes.collect(), position }
-    };
     let why = match opened {
         Ok(index) => {
             let base = Arc::clone(&index) as Arc<dyn Base + Send + Sync>;
@@ -299,11 +299,10 @@ fn build_index(
                 let delta = count_changes(base.as_ref(), replay.state.memtable.changes())?;
                 (counts, uncounted_changes) = (delta.after(counts).unwrap_or_default(), 0);
             }
-            let mut feed = IndexState::new(Some(index), None);
-            if !replay.state.memtable.is_empty() {
-                feed.push(changes(replay));
-            }
-            return Ok(Built { base, index: feed, outcome: IndexOutcome::Trusted, counts, uncounted_changes });
+            let mut feed = IndexState::with(index, false);
+            replay.feed.drain(..).for_each(|batch| feed.push(batch));
+            let (outcome, snapshot_wanted) = (IndexOutcome::Trusted, None);
+            return Ok(Built { base, index: feed, outcome, counts, uncounted_changes, snapshot_wanted });
         }
         Err(why) => why,
     };
@@ -320,18 +319,25 @@ fn build_index(
             let (base, counts) = (Arc::clone(&index) as Arc<dyn Base + Send + Sync>, index.counts());
             Ok(Built {
                 base,
-                index: IndexState::new(Some(index), None),
+                index: IndexState::with(index, true),
                 outcome: IndexOutcome::Rebuilt(why),
                 counts,
                 uncounted_changes: 0,
+                snapshot_wanted: None,
             })
         }
         Err(error) => {
             let counts = count(replay.state.records(snapshot.as_ref(), &[]))?;
-            let mut feed = IndexState::new(None, Some(Lsn(0)));
-            feed.push(changes(replay));
+            let mut feed = IndexState::missing();
+            let changes = replay.state.memtable.changes().map(|(key, change)| (key.clone(), change.clone()));
+            feed.push(FeedBatch { changes: changes.collect(), position });
+            let joined = replay.state.memtable.joined();
+            let snapshot_wanted = (joined > 0).then_some(replay.lsn);
+            if joined > 0 {
+                feed.laid(joined, replay.lsn);
+            }
             let outcome = IndexOutcome::Absent(error.to_string());
-            Ok(Built { base: snapshot, index: feed, outcome, counts, uncounted_changes: 0 })
+            Ok(Built { base: snapshot, index: feed, outcome, counts, uncounted_changes: 0, snapshot_wanted })
         }
     }
 }

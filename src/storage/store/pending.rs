@@ -18,6 +18,11 @@ pub struct Pending {
 }
 
 impl Pending {
+    /// An empty one, for a next batch that is likely to be as large as this one, as far as that goes.
+    pub fn next(&self) -> Self {
+        Self { entries: Vec::with_capacity(self.entries.len().min(MAX_BATCH_OPS + 1)), ..Self::default() }
+    }
+
     /// Sees to it that the next `entries` entries, of `bytes` together, get into one frame. (One alone always does.)
     pub fn make_room(&mut self, entries: usize, bytes: usize) {
         let in_frame = self.entries.len() - self.cuts.last().copied().unwrap_or(0);

@@ -152,10 +152,7 @@ fn a_remove_that_was_asked_for_again_may_take_what_came_meanwhile() {
             script.ask_again(remove);
         }
         script.node(0, NodeChange::Killed);
-        expect(
-            &script.end(&[], &[]),
-            if asked_again { &[] } else { &lost },
-        );
+        expect(&script.end(&[], &[]), if asked_again { &[] } else { &lost });
     }
 }
 
