@@ -26,6 +26,21 @@ fn the_planted_node_without_a_bug_is_valid() {
     assert!(results["or_set"]["drain"]["tags_expected"].as_u64() > Some(0), "{results}");
 }
 
+/// Clients whose node was killed ask again under the same name: what they had asked for was done once.
+#[test]
+fn what_clients_ask_for_again_was_done_once() {
+    let options = "--node-count 3 --time-limit 5 --rate 400 --elements 20 --concurrency 4n --recovery 10 --retry \
+                   --nemesis kill,partition --nemesis-interval 1 --seed 11";
+    let run = bench(options);
+    run.is_valid();
+    let history = std::fs::read_to_string(run.latest().join("history.jsonl")).expect("a history");
+    let lines: Vec<Value> = history.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let again: Vec<&Value> = lines.iter().filter(|line| line["type"] == "again").map(|line| &line["op"]).collect();
+    let answered =
+        again.iter().filter(|op| lines.iter().any(|line| line["type"] == "ok" && line["op"] == ***op)).count();
+    assert!(answered > 0 || again.len() < 3, "of {} asked for again none was answered", again.len());
+}
+
 #[test]
 fn a_node_that_acknowledges_before_it_writes_is_caught() {
     is_caught("acks-before-write", &["missed-own-add", "lost-tag"]);

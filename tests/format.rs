@@ -155,6 +155,72 @@ fn the_requests_of_format_2_are_known_by_their_names() {
     node.stop();
 }
 
+/// Brought to today's format by hand or by a start, with a word for it, a store holds what it held.
+#[test]
+fn a_store_of_format_1_is_migrated_by_the_command_and_by_a_start() {
+    let (_, expected) = expected(Path::new(FIXTURES), "format-1");
+    let texts: Vec<&str> = expected.elements.iter().map(|element| element.element.get()).collect();
+    let step = "format 1 to 2: answers to requests with a request_id";
+    for by_hand in [true, false] {
+        let dir = temp_dir();
+        let store = dir.path().join("n1");
+        copy_dir(&Path::new(FIXTURES).join("format-1"), &store);
+        let before = files(&store);
+        let migrate = |more: &[&str]| {
+            let output = Command::new(binary()).arg("migrate").arg(&store).args(more).output().expect("it starts");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).expect("UTF-8")
+        };
+        if by_hand {
+            assert!(migrate(&["--dry-run"]).contains(&format!("would be brought from {step}")));
+            assert!(files(&store) == before, "only to say what would be done");
+            assert!(migrate(&[]).contains(&format!("brought from {step}")));
+        }
+        let mut node = Node::start(dir.path(), "n1", &[]);
+        assert_eq!(node.read(), texts);
+        // Old segments and the new ones beside them.
+        node.call(r#""type":"or_set_add","element":"new","request_id":"a""#);
+        node.process.kill();
+        let said = node.process.stderr.clone();
+        if !by_hand {
+            said.wait_for(&format!("from {step}"));
+        }
+        let mut node = Node::start(dir.path(), "n1", &[]);
+        let size = node.call(r#""type":"or_set_size""#);
+        node.call(r#""type":"or_set_add","element":"new","request_id":"a""#);
+        assert_eq!(node.call(r#""type":"or_set_size""#).body["tags"], size.body["tags"]);
+        node.stop();
+        assert!(migrate(&[]).contains("format 2, nothing to be done"));
+        let manifest = std::fs::read(store.join("manifest")).unwrap();
+        assert_eq!(manifest[8], 2);
+    }
+}
+
+/// A store that is refused stays as it is, in its old format too.
+#[test]
+fn a_damaged_store_of_format_1_is_not_brought_to_another_format() {
+    let dir = temp_dir();
+    let store = dir.path().join("n1");
+    copy_dir(&Path::new(FIXTURES).join("format-1"), &store);
+    let log = store.join("log/0000000006.log");
+    let mut bytes = std::fs::read(&log).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&log, bytes).unwrap();
+    let before = files(&store);
+    let mut child = Command::new(binary())
+        .args(["serve", "--node-id", "n1", "--data-dir"])
+        .arg(dir.path())
+        .stdin(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("it starts");
+    assert_eq!(child.wait().expect("it ends").code(), Some(1));
+    let mut after = files(&store);
+    after.remove(&store.join("LOCK"));
+    assert!(after == before);
+}
+
 /// The strings in a value, however deep.
 fn strings(value: &serde_json::Value) -> Vec<&str> {
     match value {

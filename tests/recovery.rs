@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use orset::storage::disk::RealDisk;
+use orset::storage::envelope::FORMAT_VERSION;
 use orset::storage::manifest::Manifest;
 use orset::storage::snapshot::file_name;
 use support::node::Node;
@@ -242,7 +243,7 @@ fn a_store_of_a_later_version_is_refused_untouched() {
     let dir = temp_dir();
     let store = store(dir.path(), true);
     let mut manifest = Vec::new();
-    orset::storage::envelope::wrap(&mut manifest, *b"ORSETMAN", 2, b"whatever that version writes");
+    orset::storage::envelope::wrap(&mut manifest, *b"ORSETMAN", FORMAT_VERSION + 1, b"whatever that version writes");
     fs::write(store.join("manifest"), &manifest).unwrap();
     refuses(dir.path(), 4, "use a newer orset");
 }

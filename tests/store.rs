@@ -1,15 +1,21 @@
 //! A store by itself, on a simulated disk: what no crash is needed for.
 
+use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use orset::crdt::{
-    Base, Dot, Element, Entry, Incarnation, JoinCommit, JoinId, JoinPart, NodeId, OpBody, ReplicaId, Seq, VersionVector,
+    Base, Change, Dot, Element, Entry, Incarnation, JoinCommit, JoinId, JoinPart, NodeId, OpBody, RecordKey, Records,
+    ReplicaId, Seq, VersionVector,
 };
 use orset::sim::index::Shelf;
 use orset::storage::disk::MemDisk;
+use orset::storage::index::MemoryIndex;
+use orset::storage::progress::{Progress, Stage};
+use orset::storage::store::FeedBatch;
 use orset::storage::{
-    IndexOutcome, IndexPosition, IndexSource, MemorySource, Recovery, Store, StoreLimits, StoreOptions,
+    Counts, Index, IndexError, IndexOutcome, IndexPosition, IndexSource, MemorySource, Recovery, Store, StoreLimits,
+    StoreOptions,
 };
 
 fn nodes(names: &[&str]) -> Vec<NodeId> {
@@ -21,8 +27,12 @@ fn open(limits: StoreLimits) -> Store {
 }
 
 fn open_on(disk: &MemDisk, limits: StoreLimits, source: &mut dyn IndexSource) -> (Store, Recovery) {
+    Store::open(options(disk, limits), source).unwrap()
+}
+
+fn options(disk: &MemDisk, limits: StoreLimits) -> StoreOptions {
     let mut counter = u128::from(disk.changes()) << 64;
-    let options = StoreOptions {
+    StoreOptions {
         disk: Arc::new(disk.clone()),
         dir: Path::new("/n1").to_path_buf(),
         node: NodeId::new("n1").unwrap(),
@@ -31,13 +41,137 @@ fn open_on(disk: &MemDisk, limits: StoreLimits, source: &mut dyn IndexSource) ->
             counter
         }),
         limits,
-    };
-    Store::open(options, source).unwrap()
+    }
 }
 
 fn add(store: &mut Store, n: u64) {
     store.append_local(OpBody::Add(Element::from_canonical(n.to_string().as_bytes())));
     store.commit().unwrap();
+}
+
+/// What a start tells, and how often.
+#[derive(Default)]
+struct Told(Vec<(Stage, u64, u64)>);
+
+impl Progress for Told {
+    fn step(&mut self, stage: Stage, done: u64, all: u64) {
+        self.0.push((stage, done, all));
+    }
+}
+
+#[test]
+fn a_start_tells_of_every_block_and_segment_how_far_it_is() {
+    let disk = MemDisk::default();
+    let limits = StoreLimits { segment_bytes: 400, min_retention_bytes: 2000, ..StoreLimits::default() };
+    let mut store = open_on(&disk, limits, &mut MemorySource).0;
+    for n in 0..200 {
+        add(&mut store, n);
+        if let Some(plan) = store.plan_compaction().unwrap() {
+            store.install(plan.run().unwrap()).unwrap();
+        }
+        for batch in store.take_feed() {
+            store.index().unwrap().apply(&batch.changes, batch.position).unwrap();
+            store.index_noted(batch.position.lsn);
+        }
+    }
+    let (blocks, segments) = (store.snapshot().unwrap().block_count() as u64, store.manifest().segments.len() as u64);
+    assert!(blocks > 0 && segments > 3);
+    let mut told = Told::default();
+    Store::open_telling(options(&disk, limits), &mut MemorySource, &mut told).unwrap();
+    for (stage, all) in [(Stage::CheckSnapshot, blocks), (Stage::CheckLog, segments), (Stage::ReadLog, segments)] {
+        let steps: Vec<_> = told.0.iter().filter(|(of, ..)| *of == stage).map(|(_, done, all)| (*done, *all)).collect();
+        assert_eq!(steps, (1..=all).map(|done| (done, all)).collect::<Vec<_>>(), "{stage:?}");
+    }
+}
+
+/// The counts must be right between any two steps of the index, which another thread makes.
+#[test]
+fn the_size_is_exact_whatever_the_index_has_by_now() {
+    let mut store = open(StoreLimits::default());
+    let mut rng = fastrand::Rng::with_seed(7);
+    let mut waiting = Vec::new();
+    for _ in 0..400 {
+        let element = Element::from_canonical(rng.u64(0..40).to_string().as_bytes());
+        if rng.u64(0..3) == 0 {
+            let tags = store.tags(&element).unwrap();
+            if !tags.is_empty() {
+                store.append_local(OpBody::Remove { element, tags });
+            }
+        } else {
+            store.append_local(OpBody::Add(element));
+        }
+        if rng.bool() {
+            store.commit().unwrap();
+        }
+        waiting.extend(store.take_feed());
+        if rng.bool() && !waiting.is_empty() {
+            let batch = waiting.remove(0);
+            store.index().unwrap().apply(&batch.changes, batch.position).unwrap();
+        }
+        store.maintain();
+        let records: Vec<_> = store.records(&[]).map(Result::unwrap).collect();
+        let mut elements: Vec<_> = records.iter().map(|record| record.key.prefix()).collect();
+        elements.dedup();
+        let expected = Counts { elements: elements.len() as u64, tags: records.len() as u64 };
+        assert_eq!(store.counts().unwrap(), expected);
+    }
+}
+
+/// An index that takes in a batch whenever somebody begins to read it, as its thread may.
+struct Restless {
+    index: MemoryIndex,
+    waiting: Mutex<VecDeque<FeedBatch>>,
+}
+
+impl Base for Restless {
+    fn records(&self, from: &[u8]) -> Records<'_> {
+        if let Some(batch) = self.waiting.lock().unwrap().pop_front() {
+            self.index.apply(&batch.changes, batch.position).unwrap();
+        }
+        self.index.records(from)
+    }
+}
+
+impl Index for Restless {
+    fn position(&self) -> IndexPosition {
+        self.index.position()
+    }
+
+    fn counts(&self) -> Counts {
+        self.index.counts()
+    }
+
+    fn standing(&self) -> Result<(IndexPosition, Counts), IndexError> {
+        self.index.standing()
+    }
+
+    fn size_on_disk(&self) -> Result<u64, IndexError> {
+        self.index.size_on_disk()
+    }
+
+    fn apply(&self, changes: &[(RecordKey, Change)], position: IndexPosition) -> Result<(), IndexError> {
+        self.index.apply(changes, position)
+    }
+
+    fn sync(&self) -> Result<(), IndexError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn the_size_is_exact_also_while_the_index_moves_on() {
+    // With few changes it is counted again, and with many the whole set is walked in the end.
+    for count in [2, 100] {
+        let mut store = open(StoreLimits::default());
+        let elements = |n: u64| Element::from_canonical((n % 30).to_string().as_bytes());
+        for n in 0..count {
+            store.append_local(OpBody::Add(elements(n)));
+            store.commit().unwrap();
+        }
+        let waiting = Mutex::new(store.take_feed().into());
+        store.swap_index(Arc::new(Restless { index: MemoryIndex::default(), waiting }));
+        assert_eq!(store.counts().unwrap(), Counts { elements: count.min(30), tags: count });
+    }
 }
 
 /// Found by reading: operations made while the node had no peers were left out of the list of recent ones, and later
@@ -140,6 +274,7 @@ fn after_a_very_large_join_the_index_is_rebuilt_from_a_snapshot() {
     store.commit().unwrap();
     assert!(store.take_feed().is_empty(), "the index is not fed any more");
     add(&mut store, 2);
+    assert_eq!(store.counts().unwrap().tags, RECORDS + 2, "counted without the index");
     let snapshot = store.plan_compaction().unwrap().expect("one is wanted").run().unwrap();
     add(&mut store, 3);
     store.install(snapshot).unwrap();

@@ -79,6 +79,13 @@ impl Clients {
         msg_id
     }
 
+    /// Somebody new asks once more for what an operation was to do, and nobody waits for that: gives the message's id.
+    pub fn send_again(&mut self, client: u64, node: usize, op: usize, request: Request) -> u64 {
+        let msg_id = 1;
+        self.pending.insert((client, msg_id), Pending { worker: 0, node, op, request, open: false });
+        msg_id
+    }
+
     /// The request that a reply answers; nobody waits for it any more.
     pub fn answered(&mut self, client: u64, msg_id: u64) -> Option<Pending> {
         let pending = self.pending.remove(&(client, msg_id))?;

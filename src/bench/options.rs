@@ -36,6 +36,8 @@ pub struct Options {
     pub nemesis_interval: Duration,
     /// Whether a restarted node is sent `init` again.
     pub restart_init: bool,
+    /// Whether clients of `or-set` ask again for what was not answered.
+    pub retry: bool,
     /// Also show the nodes' stderr on our own.
     pub log_stderr: bool,
     /// Operations and faults are drawn from it.
@@ -146,6 +148,7 @@ impl Options {
             ("nemesis", json!(self.nemesis)),
             ("nemesis-interval", json!(self.nemesis_interval.as_secs_f64())),
             ("restart-init", json!(self.restart_init)),
+            ("retry", json!(self.retry)),
             ("elements", json!(self.elements)),
             ("read-share", json!(self.read_share)),
             ("remove-share", json!(self.remove_share)),

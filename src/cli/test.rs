@@ -52,6 +52,9 @@ pub struct TestArgs {
     /// Whether a restarted node is sent `init` again
     #[arg(long, default_value = "yes", value_parser = ["yes", "no"])]
     restart_init: String,
+    /// Clients of or-set ask again, under the same `request_id`, for what was not answered
+    #[arg(long)]
+    retry: bool,
     /// Also show the nodes' stderr here
     #[arg(long)]
     log_stderr: bool,
@@ -119,6 +122,9 @@ impl TestArgs {
         })?;
         let sets = matches!(self.workload, Workload::GSet | Workload::Broadcast);
         let read_share = self.read_share.unwrap_or(if sets { 0.5 } else { 0.25 });
+        if self.retry && self.workload != Workload::OrSet {
+            return Err(Usage("--retry is for the workload or-set".to_owned()).into());
+        }
         if self.workload == Workload::OrSet && read_share + self.remove_share > 1.0 {
             return Err(Usage("--read-share and --remove-share are more than 1 together".to_owned()).into());
         }
@@ -152,6 +158,7 @@ impl TestArgs {
             nemesis: self.nemesis,
             nemesis_interval: Duration::from_secs_f64(self.nemesis_interval),
             restart_init,
+            retry: self.retry,
             log_stderr: self.log_stderr,
             seed: self.seed.unwrap_or_else(|| fastrand::u64(..1 << 32)),
             elements: self.elements,

@@ -12,6 +12,7 @@ pub mod feeder;
 pub mod input;
 mod output;
 mod pace;
+mod progress;
 
 use std::io::Read;
 use std::os::fd::AsFd;
@@ -34,6 +35,7 @@ use feeder::Feeder;
 use input::{Line, LineBuffer, wait_readable};
 use output::Output;
 use pace::Urgency;
+use progress::Teller;
 
 /// Lines handled between two commits, at most: reads cost no log, but their replies are kept until the commit.
 const MAX_BATCH_LINES: usize = 4096;
@@ -348,7 +350,8 @@ impl Node {
             entropy: Box::new(random_bits),
             limits: self.options.store,
         };
-        let (store, recovery) = Store::open(options, &mut source)?;
+        let (store, recovery) =
+            Store::open_telling(options, &mut source, &mut Teller::on_stderr(dir.display().to_string()))?;
         report(&recovery, &dir, started.elapsed());
         let events = self.sender.try_clone().map_err(|error| NodeError::Io("cannot make a pipe", error))?;
         let feeder = Feeder::start(Box::new(source), store.index().cloned(), events)

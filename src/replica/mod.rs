@@ -20,6 +20,7 @@
 //! - Clients' set requests are held after a restart until one peer's answer is merged or a bound has passed. That is
 //!   for freshness only: nothing is less safe if it does not happen.
 
+mod arrival;
 mod catch_up;
 mod gossip;
 pub mod message;

@@ -6,6 +6,7 @@
 //! with the next digest. What a sender keeps for a receiver is an open snapshot and a bitmap, for at most two of them,
 //! and 30 s after the last pull.
 
+use super::arrival::Arrival;
 use super::message::{PeerBody, StateContent, StateKey, StateOffset};
 use super::{Replica, ReplicaConfig};
 use crate::crdt::{
@@ -53,6 +54,7 @@ pub(super) struct Receiving {
     expected: usize,
     deadline_ms: u64,
     tries: u32,
+    arrival: Arrival,
 }
 
 /// What a part says: where the next one starts, and what is in it.
@@ -134,6 +136,7 @@ impl Replica {
             expected: 0,
             deadline_ms: 0,
             tries: 0,
+            arrival: Arrival::began(now_ms),
         };
         self.receiving = Some(receiving);
         self.pull_parts(now_ms);
@@ -246,6 +249,9 @@ impl Replica {
         now_ms: u64,
     ) -> Result<(), StoreError> {
         let Some(receiving) = &mut self.receiving else { return Ok(()) };
+        if let Some(how_far) = receiving.arrival.came(content.records.len(), now_ms) {
+            tracing::info!("a state delta from {}: {how_far}", receiving.from);
+        }
         receiving.incarnations.join(&content.incarnations.into_iter().collect());
         let part = JoinPart { join: receiving.join, records: content.records, live: content.live };
         let first = offset == START;
@@ -270,7 +276,10 @@ impl Replica {
 
     fn finish_receiving(&mut self, now_ms: u64) -> Result<(), StoreError> {
         let Some(receiving) = self.receiving.take() else { return Ok(()) };
-        let Receiving { from, vv, incarnations, join, .. } = receiving;
+        let Receiving { from, vv, incarnations, join, arrival, .. } = receiving;
+        if let Some(how_far) = arrival.ended() {
+            tracing::info!("a state delta from {from}: {how_far}");
+        }
         let known = |replica| incarnations.get(replica).or(self.store.state().incarnations.get(replica)).is_some();
         if !vv.iter().all(|(replica, _)| known(replica)) {
             tracing::warn!("dropped a state delta from {from}: it does not say what all its incarnations are");

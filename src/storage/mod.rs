@@ -35,6 +35,7 @@ pub mod log;
 pub mod manifest;
 #[path = "../../migrations/mod.rs"]
 pub mod migrations;
+pub mod progress;
 pub mod replay;
 pub mod snapshot;
 pub mod store;

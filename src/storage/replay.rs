@@ -12,6 +12,7 @@ use super::error::StoreError;
 use super::index::{Index, IndexPosition};
 use super::log::{FrameVisit, LogEnd, LoggedParts, Segment, read_log};
 use super::manifest::Manifest;
+use super::progress::{Progress, Segments, Silent, Stage};
 use super::snapshot::{self, Snapshot};
 use super::store::FeedBatch;
 use crate::crdt::{ApplyError, Base, EmptyBase, Entry, JoinId, ReplicaId, State};
@@ -110,10 +111,10 @@ impl Replay {
         index: Option<&Arc<dyn Index>>,
         on_batch: Option<OnBatch>,
     ) -> Result<Self, StoreError> {
-        Self::fold(disk, dir, manifest, Fold::new(index, on_batch))
+        Self::fold(disk, dir, manifest, Fold::new(index, on_batch), &mut Silent)
     }
 
-    /// The same, in little memory, for as long as the store's log is not truncated.
+    /// The same for a start, in little memory, for as long as the store's log is not truncated; and telling how far it is.
     ///
     /// # Errors
     /// As [`Replay::read`].
@@ -122,10 +123,11 @@ impl Replay {
         dir: &Path,
         manifest: Manifest,
         index: Option<&Arc<dyn Index>>,
+        progress: &mut dyn Progress,
     ) -> Result<Self, StoreError> {
         let mut fold = Fold::new(index, None);
         fold.thrift = Some(thrift.clone());
-        Self::fold(thrift.disk.as_ref(), dir, manifest, fold)
+        Self::fold(thrift.disk.as_ref(), dir, manifest, fold, progress)
     }
 
     /// Reads the store as it was when the entry at `last` was its last one; of the snapshot if that is later.
@@ -135,15 +137,24 @@ impl Replay {
     pub fn read_until(disk: &dyn Disk, dir: &Path, manifest: Manifest, last: Lsn) -> Result<Self, StoreError> {
         let mut fold = Fold::new(None, None);
         fold.until = Some(last);
-        Self::fold(disk, dir, manifest, fold)
+        Self::fold(disk, dir, manifest, fold, &mut Silent)
     }
 
-    fn fold(disk: &dyn Disk, dir: &Path, manifest: Manifest, mut fold: Fold) -> Result<Self, StoreError> {
+    fn fold(
+        disk: &dyn Disk,
+        dir: &Path,
+        manifest: Manifest,
+        mut fold: Fold,
+        progress: &mut dyn Progress,
+    ) -> Result<Self, StoreError> {
         let snapshot = manifest.snapshot.map(|lsn| open_snapshot(disk, dir, lsn)).transpose()?.map(Arc::new);
         fold.start_at(snapshot.as_ref(), manifest.own)?;
         let until = fold.until;
-        let mut log =
-            read_log(disk, &log_dir(dir), &manifest.segments, manifest.clean.as_ref(), &mut |visit| fold.visit(visit))?;
+        let mut segments = Segments::new(progress, Stage::ReadLog, manifest.segments.len());
+        let mut log = read_log(disk, &log_dir(dir), &manifest.segments, manifest.clean.as_ref(), &mut |visit| {
+            segments.pass(visit.path);
+            fold.visit(visit)
+        })?;
         if until.is_none() {
             fold.check_start(&log, dir)?;
         }
@@ -171,10 +182,28 @@ impl Replay {
     /// # Errors
     /// If anything that was durable is damaged or missing.
     pub fn check(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> Result<(), StoreError> {
+        Self::check_telling(disk, dir, manifest, &mut Silent)
+    }
+
+    /// The same, telling how far it is.
+    ///
+    /// # Errors
+    /// As [`Replay::check`].
+    pub fn check_telling(
+        disk: &dyn Disk,
+        dir: &Path,
+        manifest: &Manifest,
+        progress: &mut dyn Progress,
+    ) -> Result<(), StoreError> {
         if let Some(lsn) = manifest.snapshot {
-            open_snapshot(disk, dir, lsn)?.check()?;
+            open_snapshot(disk, dir, lsn)?.check_telling(progress)?;
         }
-        read_log(disk, &log_dir(dir), &manifest.segments, manifest.clean.as_ref(), &mut |_| Ok(())).map(drop)
+        let mut segments = Segments::new(progress, Stage::CheckLog, manifest.segments.len());
+        let mut pass = |visit: FrameVisit| {
+            segments.pass(visit.path);
+            Ok(())
+        };
+        read_log(disk, &log_dir(dir), &manifest.segments, manifest.clean.as_ref(), &mut pass).map(drop)
     }
 
     /// The records that `state` is on top of, if there is no index.

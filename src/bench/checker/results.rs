@@ -124,6 +124,8 @@ pub enum AnomalyKind {
     TagFromTheFuture,
     /// Two removes on one node, one after the other, name the same tag.
     RemovedTwice,
+    /// A request that was asked for again got another answer than the first time.
+    AnotherAnswer,
     /// A node does not know an add that it had acknowledged.
     MissedOwnAdd,
     /// A read holds an element that nobody had added.
@@ -154,12 +156,13 @@ pub enum AnomalyKind {
 
 impl AnomalyKind {
     /// Every kind.
-    pub const ALL: [AnomalyKind; 18] = [
+    pub const ALL: [AnomalyKind; 19] = [
         AnomalyKind::DuplicateTag,
         AnomalyKind::NotAUuid,
         AnomalyKind::ForeignTag,
         AnomalyKind::TagFromTheFuture,
         AnomalyKind::RemovedTwice,
+        AnomalyKind::AnotherAnswer,
         AnomalyKind::MissedOwnAdd,
         AnomalyKind::ElementFromNowhere,
         AnomalyKind::ResurrectedElement,
@@ -184,6 +187,7 @@ impl AnomalyKind {
             AnomalyKind::ForeignTag => "foreign-tag",
             AnomalyKind::TagFromTheFuture => "tag-from-the-future",
             AnomalyKind::RemovedTwice => "removed-twice",
+            AnomalyKind::AnotherAnswer => "another-answer",
             AnomalyKind::MissedOwnAdd => "missed-own-add",
             AnomalyKind::ElementFromNowhere => "element-from-nowhere",
             AnomalyKind::ResurrectedElement => "resurrected-element",

@@ -28,6 +28,10 @@ pub struct Operation {
     pub request: Request,
     /// When. Its index names the operation.
     pub invoked: Moment,
+    /// When it was asked for again, if it was: the last time.
+    pub again: Option<Moment>,
+    /// When it was answered a second time, and not as the first time.
+    pub contradicted: Option<Moment>,
     /// What became of it.
     pub outcome: Outcome,
 }
@@ -211,17 +215,24 @@ impl History {
             Event::Invoke { process, node, phase, request } => {
                 let node = self.node(&node)?;
                 let outcome = Outcome::Unknown(None);
-                self.operations.push(Operation { process, node, phase, request, invoked: at, outcome });
+                let (again, contradicted) = (None, None);
+                let operation = Operation { process, node, phase, request, invoked: at, again, contradicted, outcome };
+                self.operations.push(operation);
             }
             Event::Ok { op, answer, .. } => {
-                let operation = self.operation(op)?;
+                let operation = self.operation_mut(op)?;
                 if !answers(&operation.request, &answer) {
                     return Err(format!("an answer to another kind of request than operation {op}"));
                 }
-                operation.outcome = Outcome::Ok(at, answer);
+                match &operation.outcome {
+                    Outcome::Ok(_, first) if *first != answer => operation.contradicted = Some(at),
+                    Outcome::Ok(..) => {}
+                    _ => operation.outcome = Outcome::Ok(at, answer),
+                }
             }
-            Event::Fail { op, code, text, .. } => self.operation(op)?.outcome = Outcome::Fail(at, code, text),
-            Event::Info { op, text, .. } => self.operation(op)?.outcome = Outcome::Unknown(Some((at, text))),
+            Event::Fail { op, code, text, .. } => self.operation_mut(op)?.outcome = Outcome::Fail(at, code, text),
+            Event::Again { op, .. } => self.operation_mut(op)?.again = Some(at),
+            Event::Info { op, text, .. } => self.operation_mut(op)?.outcome = Outcome::Unknown(Some((at, text))),
             Event::Node { node, change } => {
                 let node = self.node(&node)?;
                 self.lives.push(Life { at, node, change });
@@ -259,10 +270,21 @@ impl History {
         self.run.nodes.iter().position(|node| node == id).ok_or_else(|| format!("unknown node {id:?}"))
     }
 
-    fn operation(&mut self, index: usize) -> Result<&mut Operation, String> {
+    /// The operation whose invocation is line `index`.
+    ///
+    /// # Errors
+    /// If that line is none.
+    pub fn operation(&self, index: usize) -> Result<&Operation, String> {
+        self.place(index).map(|place| &self.operations[place])
+    }
+
+    fn operation_mut(&mut self, index: usize) -> Result<&mut Operation, String> {
+        self.place(index).map(|place| &mut self.operations[place])
+    }
+
+    fn place(&self, index: usize) -> Result<usize, String> {
         let place = self.operations.binary_search_by_key(&index, |operation| operation.invoked.index);
-        let place = place.map_err(|_| format!("line {index} is not an invocation"))?;
-        Ok(&mut self.operations[place])
+        place.map_err(|_| format!("line {index} is not an invocation"))
     }
 }
 

@@ -77,6 +77,13 @@ pub enum Event {
         /// What is known.
         text: String,
     },
+    /// A request is sent once more, to the same node under the same name, as nobody had answered it.
+    Again {
+        /// Index of the invocation.
+        op: usize,
+        /// The client, another one.
+        process: String,
+    },
     /// Something happened to a node's process.
     Node {
         /// The node.

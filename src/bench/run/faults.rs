@@ -258,7 +258,9 @@ impl Runner<'_> {
             }
             self.note_node(number, NodeChange::Exited { status: describe(status) })?;
         }
+        self.died_unanswered(number);
         for (process, pending) in self.clients.node_died(number) {
+            self.is_unanswered(&pending);
             let why = Some((self.recorder.history.next, "the node died".to_owned()));
             self.complete(process, &pending, Outcome::Unknown(why))?;
         }
@@ -285,6 +287,7 @@ impl Runner<'_> {
                     NodeChange::RolledBack
                 }
             };
+            self.forget_unanswered(number);
             self.note_node(number, change)?;
         }
         Ok(())

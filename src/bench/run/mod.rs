@@ -1,6 +1,7 @@
 //! The runner: one thread, one poll loop around clients, network, nemesis and processes. So the order of the history is
 //! exact, and nothing in it races.
 
+mod again;
 mod faults;
 mod phases;
 mod power;
@@ -28,6 +29,7 @@ use super::node::{Node, cpu_s};
 use super::options::Options;
 use super::power::NoPower;
 use super::priority::{self, NodeNiceness};
+use again::Unanswered;
 use phases::Stage;
 use recorder::Recorder;
 
@@ -142,6 +144,7 @@ pub fn run(options: &Options, progress: &mut dyn Progress) -> Result<Finished, R
         net: Net::default(),
         lateness: Lateness::default(),
         next_message_id: 0,
+        unanswered: Vec::new(),
         counted: [0; 3],
         stage: Stage::Setup,
         main_begin_ns: 0,
@@ -214,6 +217,8 @@ struct Runner<'a> {
     net: Net,
     lateness: Lateness,
     next_message_id: u64,
+    /// What nobody has answered, and will be asked for again.
+    unanswered: Vec<Unanswered>,
     /// Requests, those answered well, those refused.
     counted: [usize; 3],
     stage: Stage,
@@ -247,6 +252,7 @@ impl Runner<'_> {
             }
             self.check_setup(now_ns)?;
             self.give_up(now_ns).map_err(io_error)?;
+            self.ask_again(now_ns).map_err(io_error)?;
             self.deliver_all().map_err(io_error)?;
             self.show_status(now_ns);
             self.wait_and_read(stopped).map_err(io_error)?;
@@ -343,6 +349,7 @@ impl Runner<'_> {
 
     fn give_up(&mut self, now_ns: u64) -> io::Result<()> {
         for (process, pending) in self.clients.give_up(now_ns) {
+            self.is_unanswered(&pending);
             let why = Some((self.recorder.history.next, "no answer within 5 s".to_owned()));
             self.complete(process, &pending, Outcome::Unknown(why))?;
         }

@@ -41,7 +41,7 @@ struct Sent<'a> {
 
 impl Runner<'_> {
     /// Sends a client's message: it is in the node's inbox at once.
-    fn send_from_client(&mut self, client: u64, node: usize, body: &Value, now_ns: u64) {
+    pub(super) fn send_from_client(&mut self, client: u64, node: usize, body: &Value, now_ns: u64) {
         let line = wire::line(self.next_message_id, &name(client), &self.nodes[node].id, body);
         self.next_message_id += 1;
         self.net.client_messages += 1;
@@ -87,7 +87,7 @@ impl Runner<'_> {
             return self.recorder.record(Event::Fail { op, process, code: 1, text }).map(|_| ());
         }
         let msg_id = self.clients.send(worker, op, request.clone(), now_ns);
-        let body = wire::body(self.options.workload, &request, msg_id);
+        let body = self.body_of(op, &request, msg_id);
         if let Some(client) = number(&process) {
             self.send_from_client(client, node, &body, now_ns);
         }
@@ -277,7 +277,10 @@ impl Runner<'_> {
                 Outcome::Unknown(Some((at, why)))
             }
         };
-        self.complete(name(client), &pending, outcome)
+        match self.of_several(pending.op, outcome) {
+            Some(outcome) => self.complete(name(client), &pending, outcome),
+            None => Ok(()),
+        }
     }
 
     fn controlled(&mut self, node: usize, control: Control, body: &Value, line: &[u8]) -> io::Result<()> {

@@ -217,7 +217,7 @@ mod tests {
             (0..snapshot.block_count()).try_for_each(|n| snapshot.block(n).map(drop))
         };
         assert!(read(&mut |_| ()).is_ok());
-        for at in (0..bytes.len()).step_by(53).chain(bytes.len() - 200..bytes.len()).chain(0..200) {
+        for at in (0..bytes.len()).step_by(149).chain(bytes.len() - 200..bytes.len()).chain(0..200) {
             assert!(read(&mut |b| b[at] ^= 0x10).is_err(), "byte {at}");
             assert!(read(&mut |b| b.truncate(at)).is_err(), "cut at {at}");
         }

@@ -12,6 +12,7 @@ use crate::storage::codec::{self, AnsweredForm, Context, KnownIds};
 use crate::storage::disk::{Disk, DiskFile};
 use crate::storage::envelope;
 use crate::storage::error::StoreError;
+use crate::storage::progress::{Progress, Silent, Stage};
 use crate::storage::{Counts, Lsn};
 
 /// A snapshot, open for reading. It can be read also after its file has lost its name.
@@ -191,7 +192,19 @@ impl Snapshot {
     /// # Errors
     /// If a block cannot be read or is damaged.
     pub fn check(&self) -> Result<(), StoreError> {
-        (0..self.blocks.len()).try_for_each(|n| self.block_payload(n).map(drop))?;
+        self.check_telling(&mut Silent)
+    }
+
+    /// The same, and tells `progress` of every block.
+    ///
+    /// # Errors
+    /// As [`Snapshot::check`].
+    pub fn check_telling(&self, progress: &mut dyn Progress) -> Result<(), StoreError> {
+        let all = self.blocks.len() as u64;
+        for n in 0..self.blocks.len() {
+            self.block_payload(n)?;
+            progress.step(Stage::CheckSnapshot, n as u64 + 1, all);
+        }
         self.answer_blocks.iter().try_for_each(|block| self.answer_payload(block).map(drop))
     }
 

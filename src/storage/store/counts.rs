@@ -2,7 +2,7 @@
 //!
 //! The index and the snapshot know how much is in them, and what the memtable changes is counted by look-ups, one or two
 //! for each change: while the index keeps up that is some thousand at most. Only where the memtable is large, or the
-//! index moves on every time, is the whole set walked, which takes as long as a read of it.
+//! index moves on every time, or a large state delta has just come, is the whole set walked, which takes as long as a read of it.
 
 use super::Store;
 use crate::crdt::Records;
@@ -21,14 +21,16 @@ impl Store {
     /// # Errors
     /// If the index or snapshot cannot be read.
     pub fn counts(&self) -> Result<Counts, StoreError> {
+        let memtable = &self.state.memtable;
         let counted = match self.index.current() {
-            Some(_) if self.state.memtable.len() > MAX_LOOK_UPS => None,
+            // A state delta that is laid over the records is not in the list of changes.
+            _ if memtable.joined() > 0 || memtable.len() > MAX_LOOK_UPS => None,
             Some(index) => {
                 let mut counted = None;
                 for _ in 0..TRIES {
                     // Another thread feeds it. If it has moved, nobody knows which changes were there already.
                     let before = index.standing()?;
-                    let delta = count_changes(self.base.as_ref(), self.state.memtable.changes())?;
+                    let delta = count_changes(self.base.as_ref(), memtable.changes())?;
                     if index.standing()? == before {
                         counted = delta.after(before.1);
                         break;
@@ -38,7 +40,7 @@ impl Store {
             }
             None => {
                 let below = self.snapshot.as_ref().map_or_else(Counts::default, |snapshot| snapshot.counts());
-                count_changes(self.base.as_ref(), self.state.memtable.changes())?.after(below)
+                count_changes(self.base.as_ref(), memtable.changes())?.after(below)
             }
         };
         match counted {

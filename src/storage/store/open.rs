@@ -23,6 +23,7 @@ use crate::storage::index::{Index, IndexPosition, count_changes};
 use crate::storage::log::{LogWriter, Segment, SegmentHeader, segment};
 use crate::storage::manifest::Manifest;
 use crate::storage::migrations;
+use crate::storage::progress::{Progress, Silent};
 use crate::storage::replay::{Replay, Thrift, log_dir, snapshot_dir};
 use crate::storage::snapshot;
 use crate::storage::{Counts, Lsn};
@@ -69,14 +70,26 @@ impl Store {
     /// # Errors
     /// [`StoreError::Damaged`] and [`StoreError::Newer`] (nothing has been changed then), or what the file system says.
     pub fn open(options: StoreOptions, source: &mut dyn IndexSource) -> Result<(Self, Recovery), StoreError> {
+        Self::open_telling(options, source, &mut Silent)
+    }
+
+    /// The same, telling how far it is. (How far a rebuild of the index is, is the source's to tell.)
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_telling(
+        options: StoreOptions,
+        source: &mut dyn IndexSource,
+        progress: &mut dyn Progress,
+    ) -> Result<(Self, Recovery), StoreError> {
         let StoreOptions { disk, dir, node, mut entropy, limits } = options;
         let (manifest, fresh) = read_or_make_manifest(disk.as_ref(), &dir, &node)?;
         // Whoever opens the index may change it, so everything else is looked at before.
-        Replay::check(disk.as_ref(), &dir, &manifest)?;
+        Replay::check_telling(disk.as_ref(), &dir, &manifest, progress)?;
         let noted = source.noted();
         let opened = source.open(manifest.clean.is_some_and(|clean| clean.index));
         let thrift = Thrift { disk: Arc::clone(&disk), max_join_changes: limits.max_join_changes };
-        let (mut replay, opened) = replay(&thrift, &dir, manifest, opened, noted)?;
+        let (mut replay, opened) = replay(&thrift, &dir, manifest, opened, noted, progress)?;
         let mut incarnation = ReplicaId::from_random(entropy());
         if planted::is(Bug::OldReplicaId) {
             incarnation = replay.own.unwrap_or(incarnation);
@@ -161,10 +174,11 @@ fn replay(
     manifest: Manifest,
     opened: Opened,
     noted: Option<IndexPosition>,
+    progress: &mut dyn Progress,
 ) -> Result<(Replay, Opened), StoreError> {
     let noted = noted.map(|position| position.lsn).filter(|_| opened.is_err());
     let why = match opened {
-        Ok(index) => match Replay::read_thriftily(thrift, dir, manifest.clone(), Some(&index)) {
+        Ok(index) => match Replay::read_thriftily(thrift, dir, manifest.clone(), Some(&index), progress) {
             Ok(replay) if replay.index_fits && replay.state.memtable.joined() == 0 => return Ok((replay, Ok(index))),
             Ok(replay) if replay.index_fits => "it lacks a state delta with very many changes".to_owned(),
             Ok(replay) if index.position().lsn > replay.lsn => {
@@ -176,7 +190,7 @@ fn replay(
         },
         Err(why) => why,
     };
-    let replay = Replay::read_thriftily(thrift, dir, manifest, None)?;
+    let replay = Replay::read_thriftily(thrift, dir, manifest, None, progress)?;
     if let Some(noted) = noted.filter(|noted| *noted > replay.lsn) {
         warn_of_lost_end(noted, replay.lsn);
     }

@@ -85,7 +85,7 @@ impl Tag<'_> {
 pub struct Taker {
     /// Index of its invocation.
     pub invoked: usize,
-    /// It takes no tag whose add was invoked after this: its process was dead.
+    /// It takes no tag whose add was invoked after this: the process that it was asked of last was dead.
     pub until: usize,
 }
 
@@ -165,7 +165,8 @@ impl<'a> Facts<'a> {
                     facts.elements.entry(key(element)).or_default().drain_unanswered = true;
                 }
                 Request::Remove { element } if operation.is_unknown() => {
-                    let until = history.death(operation.node, operation.invoked).map_or(usize::MAX, |at| at.index);
+                    let last = operation.again.unwrap_or(operation.invoked);
+                    let until = history.death(operation.node, last).map_or(usize::MAX, |at| at.index);
                     let takers = &mut facts.elements.entry(key(element)).or_default().takers;
                     takers.push(Taker { invoked: operation.invoked.index, until });
                 }

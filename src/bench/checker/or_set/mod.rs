@@ -22,6 +22,7 @@ use facts::{Facts, Fate};
 pub fn check(history: &History, findings: &mut Findings) -> OrSetFigures {
     let facts = Facts::new(history);
     let mut checker = Checker { history, facts: &facts, findings };
+    checker.answered_twice();
     checker.added_tags();
     checker.removed_tags();
     checker.removed_twice();
@@ -57,6 +58,17 @@ impl Checker<'_> {
         let node = Some(self.history.run.nodes[node].clone());
         let operations = || operations.iter().flat_map(|operation| lines(operation)).collect();
         self.findings.anomaly(kind, || Anomaly { kind, text: text(), operations: operations(), node });
+    }
+
+    /// Asked for again under its name, a request gets the answer of the first time.
+    fn answered_twice(&mut self) {
+        let history = self.history;
+        for operation in &history.operations {
+            if let Some(again) = operation.contradicted {
+                let text = || format!("asked for again, it got another answer (line {})", again.index);
+                self.wrong(AnomalyKind::AnotherAnswer, operation.node, &[operation], text);
+            }
+        }
     }
 
     /// Tags are UUIDs, and no two adds get the same.

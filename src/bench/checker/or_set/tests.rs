@@ -56,6 +56,12 @@ impl Script {
         self.added(op, number);
     }
 
+    /// Nobody answers, and it is asked for again.
+    fn ask_again(&mut self, op: usize) {
+        self.push(Event::Info { op, process: "c0".to_owned(), text: "no answer".to_owned() });
+        self.push(Event::Again { op, process: "c1".to_owned() });
+    }
+
     fn remove(&mut self, node: usize, numbers: &[u32]) {
         let op = self.start_remove(node);
         self.removed(op, numbers);
@@ -105,6 +111,49 @@ fn with_one(script: impl FnOnce(&mut Script)) -> Script {
     new.add(0, 1);
     script(&mut new);
     new
+}
+
+#[test]
+fn what_is_asked_for_again_is_done_once() {
+    // The first request was done, and its late reply says the same as the second.
+    let mut script = Script::new();
+    let op = script.start_add(0);
+    script.ask_again(op);
+    script.added(op, 1);
+    script.added(op, 1);
+    script.read(0, &["x"]);
+    expect(&script.end(&["x"], &[1]), &[]);
+
+    let mut script = Script::new();
+    let op = script.start_add(0);
+    script.ask_again(op);
+    script.added(op, 1);
+    script.added(op, 2);
+    expect(&script.end(&["x"], &[1]), &[AnomalyKind::AnotherAnswer]);
+
+    // The tag of the first time turns up.
+    let mut script = Script::new();
+    let op = script.start_add(0);
+    script.ask_again(op);
+    script.added(op, 2);
+    expect(&script.end(&["x"], &[1, 2]), &[AnomalyKind::ForeignTag]);
+}
+
+/// An unanswered remove may take what is added until the process dies that it was asked of last.
+#[test]
+fn a_remove_that_was_asked_for_again_may_take_what_came_meanwhile() {
+    let lost = [AnomalyKind::MissedOwnAdd, AnomalyKind::LostElement, AnomalyKind::LostTag];
+    for asked_again in [true, false] {
+        let mut script = Script::new();
+        let remove = script.start_remove(0);
+        script.node(0, NodeChange::Killed);
+        script.add(0, 1);
+        if asked_again {
+            script.ask_again(remove);
+        }
+        script.node(0, NodeChange::Killed);
+        expect(&script.end(&[], &[]), if asked_again { &[] } else { &lost });
+    }
 }
 
 #[test]
