@@ -136,10 +136,10 @@ impl<'a> Cursor<'a> {
         (rest[length] == b'"').then(|| &rest[..length])
     }
 
-    /// A string of a few ASCII characters, at least one.
+    /// A string that is not empty.
     fn name(&mut self) -> Option<&'a str> {
         let name = self.string()?;
-        if name.is_empty() || !name.is_ascii() {
+        if name.is_empty() {
             return None;
         }
         std::str::from_utf8(name).ok()
