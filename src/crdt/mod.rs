@@ -22,6 +22,7 @@
 //! - Bieniusa et al., "An optimized conflict-free replicated set", 2012 (no tombstones).
 //! - Almeida, Shoker, Baquero, "Delta state replicated data types", 2018.
 
+pub mod chunk_hashes;
 pub mod element;
 pub mod id;
 pub mod incarnations;
@@ -32,6 +33,7 @@ pub mod op;
 pub mod state;
 pub mod version_vector;
 
+pub use chunk_hashes::ChunkHashes;
 pub use element::{Element, Record, RecordKey};
 pub use id::{Dot, NodeId, ReplicaId, Seq, Tag};
 pub use incarnations::{Incarnation, Incarnations, UnknownReplica};

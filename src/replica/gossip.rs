@@ -123,7 +123,9 @@ impl Replica {
             PeerBody::Digest { vv, full, answer } => self.on_digest(from, &vv, full, answer, now_ms),
             PeerBody::Ops { vv, ops, answer } => self.on_ops(from, &vv, ops, answer, now_ms),
             PeerBody::Offer { key, vv } => self.on_offer(from, key, vv, now_ms),
-            PeerBody::Pull { key, digest, offset } => self.on_pull(from, key, digest, offset, now_ms),
+            PeerBody::Pull { key, digest, have, offset } => {
+                self.on_pull(from, key, digest.zip(Some(have)), offset, now_ms)
+            }
             PeerBody::Part { key, offset, next, content } => self.on_part(from, key, offset, next, content, now_ms),
             PeerBody::Gone { key } => {
                 self.on_gone(from, message.from, key, now_ms);

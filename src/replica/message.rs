@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::crdt::{Dot, Element, Incarnation, LiveBits, NodeId, Op, ReplicaId, Tag, VersionVector, join};
+use crate::crdt::{ChunkHashes, Dot, Element, Incarnation, LiveBits, NodeId, Op, ReplicaId, Tag, VersionVector, join};
 use crate::storage::Lsn;
 
 /// Whom a reply goes to, and what it replies to.
@@ -210,6 +210,9 @@ pub enum PeerBody {
         key: StateKey,
         /// The digest that it is made for, in full; in the first pull only.
         digest: Option<VersionVector>,
+        /// Hashes of the receiver's own live dots, in the first pull only: bits are wanted of those chunks alone that are
+        /// not the same. None: of all.
+        have: Vec<ChunkHashes>,
         /// Where to go on.
         offset: StateOffset,
     },

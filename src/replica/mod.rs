@@ -24,6 +24,7 @@ mod gossip;
 pub mod message;
 pub mod outbox;
 mod parking;
+mod pin;
 mod transfer;
 
 pub use message::*;
@@ -57,6 +58,8 @@ pub struct ReplicaConfig {
     /// An answer has at most so many messages. Whoever receives a state delta counts on it, so that it is the same for all
     /// nodes of a cluster.
     pub answer_messages: usize,
+    /// For a state delta about more dots than this, bitmaps are compared by hashes first.
+    pub hashes_from_dots: u64,
 }
 
 impl Default for ReplicaConfig {
@@ -68,6 +71,7 @@ impl Default for ReplicaConfig {
             digest_max_ms: 30_000,
             message_bytes: 60 << 10,
             answer_messages: 16,
+            hashes_from_dots: 2 << 20,
         }
     }
 }
