@@ -6,7 +6,8 @@
 //! steps that its format lacks, oldest first; a store of a later format is refused before any step is asked for.
 //!
 //! ```text
-//! NO_STORE (0) ── 0001 the first format ──► 1 = FORMAT_VERSION, what this program writes
+//! NO_STORE (0) ── 0001 the first format ──► 1 ── 0002 answers to named requests ──► 2 = FORMAT_VERSION, what this
+//!                                                                                     program writes
 //! ```
 //!
 //! # Rules for a step
@@ -20,6 +21,8 @@
 
 #[path = "0001_first_format.rs"]
 mod first_format;
+#[path = "0002_request_ids.rs"]
+mod request_ids;
 
 use std::path::Path;
 
@@ -61,8 +64,12 @@ pub struct Registry<'a> {
 }
 
 /// All steps that there are; the last ends at [`FORMAT_VERSION`](super::envelope::FORMAT_VERSION).
-pub const TODAY: Registry =
-    Registry { steps: &[Step { from: NO_STORE, to: 1, name: "the first format", run: first_format::run }] };
+pub const TODAY: Registry = Registry {
+    steps: &[
+        Step { from: NO_STORE, to: 1, name: "the first format", run: first_format::run },
+        Step { from: 1, to: 2, name: "answers to requests with a request_id", run: request_ids::run },
+    ],
+};
 
 impl<'a> Registry<'a> {
     /// The format that the steps lead to.
@@ -108,7 +115,7 @@ impl<'a> Registry<'a> {
     pub fn bring_up(&self, disk: &dyn Disk, dir: &Path, node: Option<&NodeId>) -> Result<u32, StoreError> {
         let found = if node.is_some() { self.format_of(disk, dir)? } else { self.format_of_store(disk, dir)? };
         for step in self.pending(found) {
-            if step.from != NO_STORE {
+            if found != NO_STORE {
                 tracing::info!("{}: from format {} to {}: {}", dir.display(), step.from, step.to, step.name);
             }
             (step.run)(&Context { disk, dir, node })?;

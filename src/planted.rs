@@ -43,6 +43,8 @@ pub enum Bug {
     SegmentDroppedEarly,
     SnapshotEndsInJoin,
     ManifestAfterDeletion,
+    AnswersNotInSnapshot,
+    AnswerInAnotherFrame,
 }
 
 /// Whether this bug is planted: never, in this build.
@@ -94,7 +96,7 @@ mod chosen {
 
     impl Bug {
         /// All, in the order of the invariants that they break.
-        pub const ALL: [Bug; 25] = [
+        pub const ALL: [Bug; 27] = [
             Bug::SegmentDroppedEarly,
             Bug::SnapshotEndsInJoin,
             Bug::ManifestAfterDeletion,
@@ -120,6 +122,8 @@ mod chosen {
             Bug::DamageTakenForTornTail,
             Bug::UnsyncedTrusted,
             Bug::FailedSyncRetried,
+            Bug::AnswersNotInSnapshot,
+            Bug::AnswerInAnotherFrame,
         ];
 
         /// The bug of this name.
@@ -225,6 +229,15 @@ mod chosen {
                 Bug::FailedSyncRetried => {
                     ("failed-sync-retried", 8, 100, "a failed sync is retried, and then believed")
                 }
+                Bug::AnswersNotInSnapshot => {
+                    ("answers-not-in-snapshot", 14, 100, "a snapshot is made without the answers to named requests")
+                }
+                Bug::AnswerInAnotherFrame => (
+                    "answer-in-another-frame",
+                    14,
+                    100,
+                    "the answer to a named request is made durable after the operation, and not with it",
+                ),
             };
             About { name, what, invariant, within_seeds }
         }

@@ -29,6 +29,7 @@ fn open(disk: &MemDisk, seed: u128, source: &mut dyn IndexSource) -> Result<(Sto
             memtable_bytes: 1 << 20,
             recent_bytes: 1 << 10,
             max_join_changes: 4,
+            index_slack_bytes: 4 << 20,
         },
     };
     Store::open(options, source)

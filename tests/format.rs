@@ -2,8 +2,9 @@
 //!
 //! `tests/fixtures/format-<n>/` is a store as version n left it (without `index/`, `index.state`, `reserve` and `LOCK`,
 //! which any start makes anew), and `format-<n>.json` what `orset dump --format json --section all` must say about it.
-//! They are never made again once they are released. How format 1 was made is [`make_the_fixture_of_format_1`]:
-//! `cargo test --test format -- --ignored make_the_fixture_of_format_1`.
+//! They are never made again once they are released. How format 2 was made is [`make_the_fixture_of_format_2`]:
+//! `cargo test --test format -- --ignored make_the_fixture_of_format_2`. Format 1 was made in the same way, without the
+//! requests that have a name.
 
 mod support;
 
@@ -38,6 +39,7 @@ struct Expected {
     summary: Summary,
     elements: Vec<ElementOf>,
     log: Vec<LogEntry>,
+    answers: Vec<AnswerOf>,
 }
 
 #[derive(Deserialize)]
@@ -63,6 +65,12 @@ struct Segment {
 struct ElementOf {
     element: Box<RawValue>,
     tags: Vec<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct AnswerOf {
+    to: String,
+    tags: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -92,63 +100,123 @@ fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
+const FORMATS: [&str; 2] = ["format-1", "format-2"];
+
 #[test]
-fn format_1_is_dumped_as_ever_and_stays_as_it_is() {
+fn every_format_is_dumped_as_ever_and_stays_as_it_is() {
     let fixtures = Path::new(FIXTURES);
-    let before = files(&fixtures.join("format-1"));
-    assert_eq!(dump(fixtures, "format-1"), expected(fixtures, "format-1").0);
-    assert!(files(&fixtures.join("format-1")) == before);
+    for format in FORMATS {
+        let before = files(&fixtures.join(format));
+        assert_eq!(dump(fixtures, format), expected(fixtures, format).0);
+        assert!(files(&fixtures.join(format)) == before);
+    }
 }
 
 #[test]
-fn format_1_is_read_and_written_on() {
-    let (_, expected) = expected(Path::new(FIXTURES), "format-1");
-    let dir = temp_dir();
-    copy_dir(&Path::new(FIXTURES).join("format-1"), &dir.path().join("n1"));
-    let texts: Vec<&str> = expected.elements.iter().map(|element| element.element.get()).collect();
-    for round in 0..2 {
-        let mut node = Node::start(dir.path(), "n1", &[]);
-        assert_eq!(node.read(), texts, "start {round}");
-        if round == 1 {
-            // Every tag that the dump shows is one that a remove finds.
-            for element in &expected.elements {
-                assert_eq!(node.remove(element.element.get()).len(), element.tags.len(), "{}", element.element);
+fn every_format_is_read_and_written_on() {
+    for format in FORMATS {
+        let (_, expected) = expected(Path::new(FIXTURES), format);
+        let dir = temp_dir();
+        copy_dir(&Path::new(FIXTURES).join(format), &dir.path().join("n1"));
+        let texts: Vec<&str> = expected.elements.iter().map(|element| element.element.get()).collect();
+        for round in 0..2 {
+            let mut node = Node::start(dir.path(), "n1", &[]);
+            assert_eq!(node.read(), texts, "{format}, start {round}");
+            if round == 1 {
+                // Every tag that the dump shows is one that a remove finds.
+                for element in &expected.elements {
+                    assert_eq!(node.remove(element.element.get()).len(), element.tags.len(), "{}", element.element);
+                }
+                assert!(node.read().is_empty());
             }
-            assert!(node.read().is_empty());
+            node.stop();
         }
-        node.stop();
+    }
+}
+
+/// Those whose answer is in the snapshot, and those whose answer is in the log.
+#[test]
+fn the_requests_of_format_2_are_known_by_their_names() {
+    let dir = temp_dir();
+    copy_dir(&Path::new(FIXTURES).join("format-2"), &dir.path().join("n1"));
+    let (_, expected) = expected(Path::new(FIXTURES), "format-2");
+    assert_eq!(expected.answers.len(), 2 * NAMED.len());
+    let mut node = Node::start(dir.path(), "n1", &[]);
+    let size = node.call(r#""type":"or_set_size""#);
+    for (n, (name, kind, payload)) in ["early", "late"].iter().flat_map(|when| named(when)).enumerate() {
+        let reply = node.call(&format!(r#""type":"or_set_{kind}",{payload},"request_id":"{name}""#));
+        let known = &expected.answers[n];
+        assert_eq!(known.to, kind);
+        let tags = ["tag", "tags", "tags_removed"].map(|key| &reply.body[key]);
+        let said: Vec<&str> = tags.into_iter().flat_map(strings).collect();
+        assert_eq!(said, known.tags, "{name}");
+    }
+    assert_eq!(node.call(r#""type":"or_set_size""#).body["tags"], size.body["tags"], "nothing has changed");
+    node.stop();
+}
+
+/// The strings in a value, however deep.
+fn strings(value: &serde_json::Value) -> Vec<&str> {
+    match value {
+        serde_json::Value::String(text) => vec![text],
+        serde_json::Value::Array(items) => items.iter().flat_map(strings).collect(),
+        _ => Vec::new(),
     }
 }
 
 #[test]
-fn the_fixture_of_format_1_has_every_kind_of_record_in_it() {
-    let (_, expected) = expected(Path::new(FIXTURES), "format-1");
-    let summary = &expected.summary;
-    assert_eq!(summary.format_version, 1);
-    assert!(summary.clean_stop && summary.snapshot.is_some());
-    assert!(summary.log.segments.len() > 3);
-    assert!(summary.log.segments.iter().any(|segment| segment.repeats_last_batch));
-    assert!(summary.log.ops.values().all(|count| *count > 0), "{:?}", summary.log.ops);
-    for op in ["start", "add", "remove", "join_part", "join_commit", "clean"] {
-        assert!(expected.log.iter().any(|entry| entry.op == op), "no {op}");
+fn the_fixtures_have_every_kind_of_record_in_them() {
+    for format in FORMATS {
+        let (_, expected) = expected(Path::new(FIXTURES), format);
+        let summary = &expected.summary;
+        assert_eq!(format!("format-{}", summary.format_version), format);
+        assert!(summary.clean_stop && summary.snapshot.is_some());
+        assert!(summary.log.segments.len() > 3);
+        assert!(summary.log.segments.iter().any(|segment| segment.repeats_last_batch));
+        let answers = format != "format-1";
+        let kinds = summary.log.ops.iter().filter(|(kind, _)| answers || *kind != "answer");
+        assert!(kinds.into_iter().all(|(_, count)| *count > 0), "{:?}", summary.log.ops);
+        for op in ["start", "add", "remove", "join_part", "join_commit", "answer", "clean"] {
+            assert_eq!(expected.log.iter().any(|entry| entry.op == op), answers || op != "answer", "{op}");
+        }
+        assert!(expected.log.iter().any(|entry| entry.repeated));
+        let texts: Vec<&str> = expected.elements.iter().map(|element| element.element.get()).collect();
+        assert!(texts.iter().any(|text| text.len() > 128) && texts.iter().any(|text| !text.is_ascii()));
+        assert!(expected.elements.iter().any(|element| element.tags.len() > 1));
     }
-    assert!(expected.log.iter().any(|entry| entry.repeated));
-    let texts: Vec<&str> = expected.elements.iter().map(|element| element.element.get()).collect();
-    assert!(texts.iter().any(|text| text.len() > 128) && texts.iter().any(|text| !text.is_ascii()));
-    assert!(expected.elements.iter().any(|element| element.tags.len() > 1));
+}
+
+/// Requests with a name: the name's end, the type after `or_set_`, the payload.
+const NAMED: [(&str, &str, &str); 5] = [
+    ("add", "add", r#""element":"named""#),
+    ("add_many", "add_many", r#""elements":["named",2,"née"]"#),
+    ("remove", "remove", r#""element":"named""#),
+    ("remove_many", "remove_many", r#""elements":[2,"nothing",2]"#),
+    ("nothing", "remove", r#""element":"nothing""#),
+];
+
+/// The same with whole names.
+fn named(when: &str) -> Vec<(String, &'static str, &'static str)> {
+    NAMED.into_iter().map(|(name, kind, payload)| (format!("{when} {name}"), kind, payload)).collect()
 }
 
 /// Not a test: how the fixture came to be. It refuses to replace one.
 #[test]
-#[ignore = "makes tests/fixtures/format-1, which is frozen"]
-fn make_the_fixture_of_format_1() {
-    let fixture = Path::new(FIXTURES).join("format-1");
+#[ignore = "makes tests/fixtures/format-2, which is frozen"]
+fn make_the_fixture_of_format_2() {
+    let fixture = Path::new(FIXTURES).join("format-2");
     assert!(!fixture.exists(), "{} is frozen", fixture.display());
     let dir = temp_dir();
     let store = dir.path().join("n1");
     let small = ["--log-retention-bytes", "2000", "--segment-bytes", "1000"];
 
+    let ask_named = |node: &mut Node, when: &str| {
+        for (name, kind, payload) in named(when) {
+            node.call(&format!(r#""type":"or_set_{kind}",{payload},"request_id":"{name}""#));
+        }
+    };
     let mut node = Node::start(dir.path(), "n1", &small);
+    ask_named(&mut node, "early");
     for n in 0..30 {
         node.add(&format!("\"element {n:02}\""));
     }
@@ -171,6 +239,7 @@ fn make_the_fixture_of_format_1() {
 
     let mut node = Node::start(dir.path(), "n1", &[]);
     node.add("\"after a join\"");
+    ask_named(&mut node, "late");
     node.remove("\"element 07\"");
     node.remove(&format!("\"long {}\"", "cd".repeat(100)));
     node.add("1.0");
@@ -183,8 +252,8 @@ fn make_the_fixture_of_format_1() {
         let _ = std::fs::remove_file(store.join(name));
     }
     copy_dir(&store, &fixture);
-    let said = dump(Path::new(FIXTURES), "format-1");
-    std::fs::write(Path::new(FIXTURES).join("format-1.json"), said).unwrap();
+    let said = dump(Path::new(FIXTURES), "format-2");
+    std::fs::write(Path::new(FIXTURES).join("format-2.json"), said).unwrap();
 }
 
 /// Operations of another node's, and a state delta that brings two records and takes one away.

@@ -1,8 +1,8 @@
 //! How a store is brought from one format to the next: run once, run again, and interrupted at every change of the disk.
 //!
-//! There is one format so far, so the machinery is tried with a format 2 that exists only here: segments lie in `oplog/`
-//! instead of `log/`, and the manifest has one more byte. What the frozen store of format 1 holds must be the same before
-//! and after.
+//! The one real step between stores so far only writes the manifest anew, so the machinery is also tried with a format 3
+//! that exists only here: segments lie in `oplog/` instead of `log/`, and the manifest has one more byte. What the frozen
+//! store of format 1 holds must be the same before and after.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use orset::crdt::{NodeId, Tag, VersionVector};
 use orset::storage::disk::{self, Disk, MemDisk};
-use orset::storage::envelope::{self, ENVELOPE_BYTES};
+use orset::storage::envelope::{self, ENVELOPE_BYTES, FORMAT_VERSION};
 use orset::storage::manifest::Manifest;
 use orset::storage::migrations::{Context, NO_STORE, Registry, Step, TODAY};
 use orset::storage::replay::{Replay, log_dir};
@@ -20,21 +20,23 @@ use orset::storage::{Lsn, StoreError};
 const DIR: &str = "/n1";
 const MANIFEST_MAGIC: [u8; 8] = *b"ORSETMAN";
 
+/// Today's format, and the one after it.
+const NOW: u32 = FORMAT_VERSION;
+const NEXT: u32 = NOW + 1;
+
 /// The steps of a later program: today's, and one more.
-fn with_a_second_format<T>(work: impl FnOnce(Registry) -> T) -> T {
-    let first = &TODAY.steps[0];
-    let steps = [
-        Step { from: first.from, to: first.to, name: first.name, run: first.run },
-        Step { from: 1, to: 2, name: "the segments move to oplog/", run: to_format_2 },
-    ];
+fn with_a_next_format<T>(work: impl FnOnce(Registry) -> T) -> T {
+    let today = TODAY.steps.iter().map(|step| Step { name: step.name, ..*step });
+    let next = Step { from: NOW, to: NEXT, name: "the segments move to oplog/", run: to_the_next_format };
+    let steps: Vec<Step> = today.chain([next]).collect();
     work(Registry { steps: &steps })
 }
 
-fn to_format_2(context: &Context) -> Result<(), StoreError> {
+fn to_the_next_format(context: &Context) -> Result<(), StoreError> {
     let Context { disk, dir, .. } = *context;
     let io = |path: &Path| {
         let path = path.to_path_buf();
-        move |source| StoreError::Io { doing: "bring to format 2", path, source }
+        move |source| StoreError::Io { doing: "bring to the next format", path, source }
     };
     let (old, new) = (log_dir(dir), dir.join("oplog"));
     disk.create_dir(&new).and_then(|()| disk.sync_dir(dir)).map_err(io(&new))?;
@@ -46,7 +48,7 @@ fn to_format_2(context: &Context) -> Result<(), StoreError> {
     let bytes = disk::read(disk, &path).map_err(io(&path))?;
     let (mut body, mut manifest) = (bytes[ENVELOPE_BYTES..].to_vec(), Vec::new());
     body.push(7);
-    envelope::wrap(&mut manifest, MANIFEST_MAGIC, 2, &body);
+    envelope::wrap(&mut manifest, MANIFEST_MAGIC, NEXT, &body);
     disk::replace(disk, &path, &manifest).map(drop).map_err(io(&path))
 }
 
@@ -87,16 +89,16 @@ struct Contents {
     lsn: Lsn,
 }
 
-/// Of a store of format 1, or of our format 2, which is taken for a format 1 after undoing its differences.
+/// Of a store of a format that there is, or of our next one, which is taken for today's after undoing its differences.
 fn contents(disk: &MemDisk) -> Contents {
     let mut files = disk.files();
     let (path, log) = (Manifest::path(Path::new(DIR)), log_dir(Path::new(DIR)));
     let manifest = files[&path].clone();
-    if Manifest::format_version(&manifest, &path, 2).unwrap() == 2 {
+    if Manifest::format_version(&manifest, &path, NEXT).unwrap() == NEXT {
         let (last, body) = manifest[ENVELOPE_BYTES..].split_last().unwrap();
         assert_eq!(*last, 7);
         let mut old = Vec::new();
-        envelope::wrap(&mut old, MANIFEST_MAGIC, 1, body);
+        envelope::wrap(&mut old, MANIFEST_MAGIC, NOW, body);
         files.insert(path, old);
         // What is still in log/ means nothing any more.
         files.retain(|path, _| path.parent() != Some(&log));
@@ -143,46 +145,61 @@ fn interrupted(
 }
 
 #[test]
-fn the_fixture_holds_the_same_in_the_next_format_whatever_interrupts_the_step() {
+fn the_fixture_of_format_1_holds_the_same_in_todays_format_whatever_interrupts_the_step() {
+    let times = brought_up_whatever_interrupts(TODAY, NOW);
+    println!("interrupted at {times} changes of the disk");
+    assert!(times > 3, "{times}");
+    // What is on the disk but the manifest is what was there.
+    let (disk, path) = (disk_with(&fixture()), Manifest::path(Path::new(DIR)));
+    TODAY.bring_up(&disk, Path::new(DIR), None).unwrap();
+    let without_manifest = |mut files: BTreeMap<PathBuf, Vec<u8>>| files.remove(&path).map(|_| files);
+    assert!(without_manifest(disk.files()) == without_manifest(fixture()));
+}
+
+#[test]
+fn the_fixture_holds_the_same_in_the_next_format_whatever_interrupts_the_steps() {
+    let times = with_a_next_format(|registry| brought_up_whatever_interrupts(registry, NEXT));
+    println!("interrupted at {times} changes of the disk");
+    assert!(times > 20, "{times}");
+}
+
+/// Brings the frozen store of format 1 to the format `to`, and interrupts that wherever it can be. Says how often.
+fn brought_up_whatever_interrupts(registry: Registry, to: u32) -> u64 {
     let (files, dir) = (fixture(), Path::new(DIR));
     let disk = disk_with(&files);
     let before = contents(&disk);
     assert!(!before.records.is_empty());
-    with_a_second_format(|registry| {
-        let bring_up = |disk: &MemDisk| registry.bring_up(disk, dir, None);
-        let finished = disk.after_kill();
-        assert_eq!(bring_up(&finished).unwrap(), 1);
-        assert_eq!(registry.format_of_store(&finished, dir).unwrap(), 2);
-        assert_eq!(contents(&finished), before);
-        let expected = settled(&finished);
-        // A step is a function of its arguments, and its own outcome is left alone.
-        let again = disk_with(&files);
-        bring_up(&again).unwrap();
-        assert!(settled(&again) == expected);
-        assert_eq!(bring_up(&again).unwrap(), 2);
-        assert!(settled(&again) == expected);
+    let bring_up = |disk: &MemDisk| registry.bring_up(disk, dir, None);
+    let finished = disk.after_kill();
+    assert_eq!(bring_up(&finished).unwrap(), 1);
+    assert_eq!(registry.format_of_store(&finished, dir).unwrap(), to);
+    assert_eq!(contents(&finished), before);
+    let expected = settled(&finished);
+    // A step is a function of its arguments, and its own outcome is left alone.
+    let again = disk_with(&files);
+    bring_up(&again).unwrap();
+    assert!(settled(&again) == expected);
+    assert_eq!(bring_up(&again).unwrap(), to);
+    assert!(settled(&again) == expected);
 
-        let times = interrupted(&disk, bring_up, |left, stop| {
-            assert_eq!(contents(left), before, "stopped at {stop}");
-            bring_up(left).unwrap_or_else(|e| panic!("stopped at {stop}, again: {e}"));
-            assert_eq!(contents(left), before, "stopped at {stop}, again");
-            assert!(settled(left) == expected, "stopped at {stop}, again: other files");
-            // What a killed step had finished may not have been durable; then it is done once more.
-            let cut = left.after_power_cut(0);
-            assert_eq!(contents(&cut), before, "stopped at {stop}, and a power cut");
-            bring_up(&cut).unwrap_or_else(|e| panic!("stopped at {stop}, and a power cut: {e}"));
-            assert!(settled(&cut.after_power_cut(0)) == expected, "stopped at {stop}, and a power cut: other files");
-        });
-        println!("interrupted at {times} changes of the disk");
-        assert!(times > 20, "{times}");
-    });
+    interrupted(&disk, bring_up, |left, stop| {
+        assert_eq!(contents(left), before, "stopped at {stop}");
+        bring_up(left).unwrap_or_else(|e| panic!("stopped at {stop}, again: {e}"));
+        assert_eq!(contents(left), before, "stopped at {stop}, again");
+        assert!(settled(left) == expected, "stopped at {stop}, again: other files");
+        // What a killed step had finished may not have been durable; then it is done once more.
+        let cut = left.after_power_cut(0);
+        assert_eq!(contents(&cut), before, "stopped at {stop}, and a power cut");
+        bring_up(&cut).unwrap_or_else(|e| panic!("stopped at {stop}, and a power cut: {e}"));
+        assert!(settled(&cut.after_power_cut(0)) == expected, "stopped at {stop}, and a power cut: other files");
+    })
 }
 
 #[test]
 fn a_new_store_is_made_by_all_steps_whatever_interrupts_them() {
     let (dir, node) = (Path::new(DIR), NodeId::new("n1").unwrap());
-    with_a_second_format(|registry| {
-        for (registry, format) in [(TODAY, 1), (registry, 2)] {
+    with_a_next_format(|registry| {
+        for (registry, format) in [(TODAY, NOW), (registry, NEXT)] {
             let bring_up = |disk: &MemDisk| registry.bring_up(disk, dir, Some(&node));
             let times = interrupted(&MemDisk::default(), bring_up, |left, stop| {
                 bring_up(left).unwrap_or_else(|e| panic!("stopped at {stop}, again: {e}"));
@@ -202,11 +219,11 @@ fn a_new_store_is_made_by_all_steps_whatever_interrupts_them() {
 fn a_later_format_is_refused_before_any_step_and_no_store_is_made_where_there_was_one() {
     let dir = Path::new(DIR);
     let disk = disk_with(&fixture());
-    with_a_second_format(|registry| registry.bring_up(&disk, dir, None)).unwrap();
+    with_a_next_format(|registry| registry.bring_up(&disk, dir, None)).unwrap();
     let files = disk.files();
     for node in [None, NodeId::new("n1").as_ref()] {
         let refused = TODAY.bring_up(&disk, dir, node);
-        assert!(matches!(refused, Err(StoreError::Newer { found: 2, known: 1, .. })), "{refused:?}");
+        assert!(matches!(refused, Err(StoreError::Newer { found: NEXT, known: NOW, .. })), "{refused:?}");
         assert!(disk.files() == files);
     }
     disk.remove(&Manifest::path(dir)).unwrap();
@@ -241,8 +258,10 @@ fn there_is_a_word_for_every_step_of_a_store_and_none_for_a_new_one() {
     tracing_subscriber::fmt().with_ansi(false).with_writer(|| Said).init();
     TODAY.bring_up(&MemDisk::default(), dir, Some(&node)).unwrap();
     assert!(SAID.with_borrow(Vec::is_empty));
-    with_a_second_format(|registry| registry.bring_up(&disk_with(&fixture()), dir, None)).unwrap();
+    with_a_next_format(|registry| registry.bring_up(&disk_with(&fixture()), dir, None)).unwrap();
     let said = String::from_utf8(SAID.take()).unwrap();
-    assert!(said.contains("/n1: from format 1 to 2: the segments move to oplog/"), "{said}");
-    assert_eq!(said.lines().count(), 1, "{said}");
+    for word in ["from format 1 to 2: answers to requests with a request_id", "from format 2 to 3: the segments move"] {
+        assert!(said.contains(&format!("/n1: {word}")), "{said}");
+    }
+    assert_eq!(said.lines().count(), 2, "{said}");
 }

@@ -167,6 +167,7 @@ macro_rules! golden {
 golden! {
     or_set_session
     many_and_pages
+    request_ids
     echo_and_unique_ids
     g_set_workload
     broadcast_workload
@@ -225,6 +226,13 @@ fn replies_have_their_keys_and_no_others() {
         (r#""type":"or_set_add","element":1"#, "or_set_add_ok", &["tag"][..]),
         (r#""type":"or_set_read""#, "or_set_read_ok", &["elements"]),
         (r#""type":"or_set_remove","element":1"#, "or_set_remove_ok", &["tags_removed"]),
+        (r#""type":"or_set_add","element":1,"request_id":"a""#, "or_set_add_ok", &["tag"]),
+        (r#""type":"or_set_size""#, "or_set_size_ok", &["elements", "tags"]),
+        (
+            r#""type":"or_set_status""#,
+            "or_set_status_ok",
+            &["vv", "elements", "tags", "lsn", "bytes", "index_lag", "peers"],
+        ),
         (r#""type":"echo","echo":1"#, "echo_ok", &["echo"]),
         (r#""type":"generate""#, "generate_ok", &["id"]),
         (r#""type":"add","element":1"#, "add_ok", &[]),

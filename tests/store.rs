@@ -6,19 +6,22 @@ use std::sync::Arc;
 use orset::crdt::{
     Base, Dot, Element, Entry, Incarnation, JoinCommit, JoinId, JoinPart, NodeId, OpBody, ReplicaId, Seq, VersionVector,
 };
+use orset::sim::index::Shelf;
 use orset::storage::disk::MemDisk;
-use orset::storage::{IndexPosition, IndexSource, MemorySource, NoIndex, Store, StoreLimits, StoreOptions};
+use orset::storage::{
+    IndexOutcome, IndexPosition, IndexSource, MemorySource, NoIndex, Recovery, Store, StoreLimits, StoreOptions,
+};
 
 fn nodes(names: &[&str]) -> Vec<NodeId> {
     names.iter().map(|name| NodeId::new(name).unwrap()).collect()
 }
 
 fn open(limits: StoreLimits) -> Store {
-    open_on(&MemDisk::default(), limits, &mut MemorySource)
+    open_on(&MemDisk::default(), limits, &mut MemorySource).0
 }
 
-fn open_on(disk: &MemDisk, limits: StoreLimits, source: &mut dyn IndexSource) -> Store {
-    let mut counter = u128::from(disk.changes());
+fn open_on(disk: &MemDisk, limits: StoreLimits, source: &mut dyn IndexSource) -> (Store, Recovery) {
+    let mut counter = u128::from(disk.changes()) << 64;
     let options = StoreOptions {
         disk: Arc::new(disk.clone()),
         dir: Path::new("/n1").to_path_buf(),
@@ -29,7 +32,7 @@ fn open_on(disk: &MemDisk, limits: StoreLimits, source: &mut dyn IndexSource) ->
         }),
         limits,
     };
-    Store::open(options, source).unwrap().0
+    Store::open(options, source).unwrap()
 }
 
 fn add(store: &mut Store, n: u64) {
@@ -155,6 +158,133 @@ fn after_a_very_large_join_the_index_is_rebuilt_from_a_snapshot() {
     assert_eq!(store.index_lag(), 0);
 }
 
+fn remove(store: &mut Store, n: u64) {
+    let element = Element::from_canonical(n.to_string().as_bytes());
+    let tags = store.tags(&element).unwrap();
+    store.append_local(OpBody::Remove { element, tags });
+    store.commit().unwrap();
+}
+
+/// Brings the index up to everything, as the node's thread does.
+fn feed(store: &mut Store) {
+    for batch in store.take_feed() {
+        let index = Arc::clone(store.index().unwrap());
+        index.apply(&batch.changes, batch.position).unwrap();
+        store.index_noted(batch.position.lsn);
+        store.index_measured(index.size_on_disk().unwrap());
+    }
+    store.maintain();
+}
+
+/// A store with ten elements left of a hundred, whose index is waiting to be replaced.
+fn outgrown() -> Store {
+    let mut store = open(StoreLimits { index_slack_bytes: 0, ..StoreLimits::default() });
+    (0..100).for_each(|n| add(&mut store, n));
+    feed(&mut store);
+    (10..100).for_each(|n| remove(&mut store, n));
+    feed(&mut store);
+    add(&mut store, 100);
+    assert!(store.take_feed().is_empty(), "the index is not fed any more");
+    store
+}
+
+/// sled never gives disk back.
+#[test]
+fn an_index_that_has_outgrown_its_records_is_rebuilt_once_and_nothing_is_lost() {
+    let mut store = outgrown();
+    let before = store.index().unwrap().size_on_disk().unwrap();
+    let snapshot = store.plan_compaction().unwrap().expect("one is wanted").run().unwrap();
+    add(&mut store, 101);
+    store.install(snapshot).unwrap();
+    let snapshot = store.take_rebuild().expect("a rebuild is due");
+    let header = snapshot.header();
+    let position = IndexPosition { lsn: header.lsn, checksum: header.frame_checksum };
+    store.swap_index(MemorySource.rebuild(snapshot.records(&[]), position).unwrap());
+    feed(&mut store);
+    assert_eq!(store.index().unwrap().counts().tags, 12);
+    assert_eq!(store.records(&[]).count(), 12);
+    assert!(store.index().unwrap().size_on_disk().unwrap() < before / 10);
+    assert!(store.take_rebuild().is_none());
+    store.index_measured(u64::MAX);
+    add(&mut store, 102);
+    assert!(!store.take_feed().is_empty(), "not again before as many changes as it has records");
+}
+
+/// Nothing is wrong with the one that is there, so nothing waits for another one.
+#[test]
+fn an_index_that_cannot_be_replaced_for_its_size_stays_in_use() {
+    let fail_compaction = |store: &mut Store| {
+        store.plan_compaction().unwrap().expect("one is wanted");
+        store.compaction_failed();
+    };
+    let fail_rebuild = |store: &mut Store| {
+        let snapshot = store.plan_compaction().unwrap().expect("one is wanted").run().unwrap();
+        store.install(snapshot).unwrap();
+        store.take_rebuild().expect("a rebuild is due");
+        store.rebuild_failed();
+    };
+    for fail in [&fail_compaction as &dyn Fn(&mut Store), &fail_rebuild] {
+        let mut store = outgrown();
+        fail(&mut store);
+        feed(&mut store);
+        assert_eq!(store.index().unwrap().counts().tags, 11);
+        assert_eq!(store.index_lag(), 0);
+    }
+}
+
+/// Measured: what an index lacked was one step of 56,000 changes, and sled took 250 MB for it.
+#[test]
+fn what_the_index_lacks_at_a_start_is_fed_in_steps_that_end_where_frames_end() {
+    let (disk, mut shelf) = (MemDisk::default(), Shelf::default());
+    let (mut store, _) = open_on(&disk, StoreLimits::default(), &mut shelf);
+    let mut ends = Vec::new();
+    for n in 0..50 {
+        for k in 0..100 {
+            let element = Element::from_canonical((n * 100 + k).to_string().as_bytes());
+            store.append_local(OpBody::Add(element));
+        }
+        store.commit().unwrap();
+        ends.push(store.lsn());
+    }
+    remove(&mut store, 170);
+    ends.push(store.lsn());
+    drop(store);
+    let (mut store, recovery) = open_on(&disk, StoreLimits::default(), &mut shelf);
+    assert_eq!(recovery.index, IndexOutcome::Trusted);
+    let batches = store.take_feed();
+    assert_eq!(batches.iter().map(|batch| batch.changes.len()).sum::<usize>(), 50 * 100 + 1);
+    assert!(batches.len() >= 4, "{} steps", batches.len());
+    assert!(batches.iter().all(|batch| batch.changes.len() < 1024 + 100));
+    assert!(batches.iter().all(|batch| ends.contains(&batch.position.lsn)));
+    let live = store.records(&[]).map(Result::unwrap).collect::<Vec<_>>();
+    for batch in batches {
+        store.index().unwrap().apply(&batch.changes, batch.position).unwrap();
+    }
+    assert_eq!(store.index_lag(), 0);
+    assert_eq!(store.index().unwrap().records(&[]).map(Result::unwrap).collect::<Vec<_>>(), live);
+}
+
+#[test]
+fn a_compaction_offers_a_pause_after_every_segment_and_every_mib() {
+    let mut store = open(StoreLimits { segment_bytes: 1 << 20, ..StoreLimits::default() });
+    // Nothing that one shares with the next, so that the snapshot is as large as the elements.
+    let text = |n: u64| format!("\"{:0>64}{:a>30000}\"", n.reverse_bits(), "");
+    for n in 0..100 {
+        store.append_local(OpBody::Add(Element::from_canonical(text(n).as_bytes())));
+        store.commit().unwrap();
+    }
+    store.want_snapshot();
+    feed(&mut store);
+    assert!(!store.compaction_is_urgent(), "none is under way");
+    let plan = store.plan_compaction().unwrap().expect("it is wanted");
+    assert!(store.compaction_is_urgent(), "somebody waits for it");
+    let mut pauses = 0;
+    let snapshot = plan.run_in_steps(&mut || pauses += 1).unwrap();
+    assert_eq!(pauses, 3 + (snapshot.bytes() >> 20), "three segments, and the MiB of {} bytes", snapshot.bytes());
+    store.install(snapshot).unwrap();
+    assert!(!store.compaction_is_urgent());
+}
+
 /// The records of a state delta that is laid over stay in the log: what is in memory is its bitmaps, wherever it is folded.
 #[test]
 fn a_large_state_delta_takes_little_memory_and_its_segments_stay_while_it_is_read_from_them() {
@@ -168,7 +298,7 @@ fn a_large_state_delta_takes_little_memory_and_its_segments_stay_while_it_is_rea
         ..StoreLimits::default()
     };
     let disk = MemDisk::default();
-    let mut store = open_on(&disk, limits, &mut MemorySource);
+    let mut store = open_on(&disk, limits, &mut MemorySource).0;
     (0..3).for_each(|n| add(&mut store, n));
     let (there, join) = (ReplicaId::from_random(99), JoinId(5));
     let record = |n: u64| (Element::from_canonical(format!("\"{n:014}\"").as_bytes()), Dot::new(there, Seq(n + 2)));
@@ -194,13 +324,14 @@ fn a_large_state_delta_takes_little_memory_and_its_segments_stay_while_it_is_rea
     let live = RECORDS as usize + 3 - 2;
     let check = |store: &Store, what: &str| {
         assert_eq!(store.records(&[]).map(Result::unwrap).count(), live, "{what}");
+        assert_eq!(store.counts().unwrap().tags, live as u64, "{what}");
         assert!(store.contains(&record(19_999).0).unwrap() && !store.contains(&record(7).0).unwrap(), "{what}");
         assert!(store.state().memtable.bytes() < MOST_BYTES, "{what}: {} bytes", store.state().memtable.bytes());
     };
     check(&store, "joined");
     let joined = disk.after_kill();
-    check(&open_on(&joined, limits, &mut NoIndex), "read again, without an index");
-    check(&open_on(&joined, limits, &mut MemorySource), "read again, with a new index");
+    check(&open_on(&joined, limits, &mut NoIndex).0, "read again, without an index");
+    check(&open_on(&joined, limits, &mut MemorySource).0, "read again, with a new index");
 
     let segments = store.manifest().segments.len();
     let snapshot = store.plan_compaction().unwrap().expect("one is wanted").run().unwrap();
@@ -215,5 +346,5 @@ fn a_large_state_delta_takes_little_memory_and_its_segments_stay_while_it_is_rea
     assert_eq!(store.state().memtable.joined(), 0, "the index has it now");
     assert!(store.plan_compaction().unwrap().is_none());
     assert!(store.manifest().segments.len() < segments / 2, "and the segments go");
-    check(&open_on(&disk.after_kill(), limits, &mut NoIndex), "read from the snapshot");
+    check(&open_on(&disk.after_kill(), limits, &mut NoIndex).0, "read from the snapshot");
 }

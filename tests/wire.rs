@@ -7,7 +7,8 @@ use std::error::Error;
 
 use orset::crdt::{Dot, NodeId, ReplicaId, Seq};
 use orset::maelstrom::{Decoder, Incoming, Limits, Rejection, encode, reject_overlong};
-use orset::replica::{ElementList, Outgoing, Reply, Request};
+use orset::replica::{ElementList, Outgoing, PeerStatus, Reply, Request, Status};
+use orset::storage::{Counts, Lsn};
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -36,6 +37,25 @@ fn some_elements() -> ElementList {
     elements
 }
 
+fn some_status() -> Status {
+    let (node, replica) = (|name| NodeId::new(name).unwrap(), |n: u128| ReplicaId::from_random(n << 64 | n));
+    let peer = |lacks, heard_ms_ago| PeerStatus { lacks, ahead: lacks.map(|lacks| lacks + 1), heard_ms_ago };
+    Status {
+        vv: [
+            (node("n1"), vec![(replica(1), Seq(7)), (replica(2), Seq(3))]),
+            (node("n2"), vec![(replica(3), Seq(Seq::MAX.0))]),
+        ]
+        .into(),
+        counts: Counts { elements: 2, tags: 3 },
+        lsn: Lsn(13),
+        log_bytes: 1,
+        snapshot_bytes: 0,
+        index_bytes: u64::MAX,
+        index_lag: 4,
+        peers: [(node("n2"), peer(Some(0), Some(120))), (node("n3"), peer(None, None))].into(),
+    }
+}
+
 /// Some reply that fits the request.
 fn reply_to(request: &Request) -> Reply {
     let tag = |seq| Dot::new(ReplicaId::from_random(7), Seq(seq));
@@ -44,6 +64,9 @@ fn reply_to(request: &Request) -> Reply {
         Request::Remove(_) => Reply::Removed(vec![tag(2), tag(3)]),
         Request::AddMany(elements) => Reply::AddedMany((2..).take(elements.len()).map(tag).collect()),
         Request::RemoveMany(elements) => Reply::RemovedMany(vec![vec![tag(2), tag(3)]; elements.len()]),
+        Request::Once(_, write) => reply_to(&write.clone().into()),
+        Request::Size => Reply::Size(Counts { elements: 2, tags: u64::MAX }),
+        Request::Status => Reply::Status(Box::new(some_status())),
         Request::Contains(element) => Reply::Contains(element.as_bytes() != b"0"),
         Request::Read => Reply::Elements(some_elements()),
         Request::Page { limit, .. } => Reply::Page { elements: some_elements(), more: *limit < 4 },

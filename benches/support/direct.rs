@@ -19,8 +19,13 @@ pub struct Direct {
 impl Direct {
     /// Spawns a node and waits for `init_ok`.
     pub fn start(data_dir: &Path) -> Self {
+        Self::start_with(data_dir, &[])
+    }
+
+    /// The same, with some environment variables set.
+    pub fn start_with(data_dir: &Path, variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(binary());
-        command.arg("serve").arg("--data-dir").arg(data_dir).env_remove("RUST_LOG");
+        command.arg("serve").arg("--data-dir").arg(data_dir).env_remove("RUST_LOG").envs(variables.iter().copied());
         // Nobody reads its log here, and a full pipe would hold it up.
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().expect("the binary can be started");
@@ -52,13 +57,19 @@ impl Direct {
     /// Adds all these without waiting in between; how long it took from the first byte to the last reply.
     pub fn pipe(&mut self, numbers: std::ops::Range<u64>) -> Duration {
         let wanted = numbers.end - numbers.start;
+        self.pipe_all("or_set_add", numbers, wanted)
+    }
+
+    /// So many requests of a type, one for each of these elements, without waiting in between; how long it took from the
+    /// first byte to the last reply.
+    pub fn pipe_all(&mut self, kind: &str, numbers: impl Iterator<Item = u64> + Send, wanted: u64) -> Duration {
         let start = Instant::now();
         let (stdin, stdout) = (&mut self.stdin, &mut self.stdout);
         std::thread::scope(|scope| {
             scope.spawn(move || {
                 let mut out = BufWriter::with_capacity(1 << 16, stdin);
                 for n in numbers {
-                    let body = format!(r#""type":"or_set_add","msg_id":{},"element":{}"#, n + 10, element(n));
+                    let body = format!(r#""type":"{kind}","msg_id":{},"element":{}"#, n + 10, element(n));
                     writeln!(out, r#"{{"src":"c1","dest":"n1","body":{{{body}}}}}"#).expect("the node reads");
                 }
                 out.flush().expect("the node reads");
@@ -89,8 +100,24 @@ impl Direct {
 
     /// What it has in memory now.
     pub fn resident_mib(&self) -> f64 {
+        self.status_mib("VmRSS:")
+    }
+
+    /// The most that it ever had in memory.
+    pub fn peak_resident_mib(&self) -> f64 {
+        self.status_mib("VmHWM:")
+    }
+
+    /// How much of the processor it has used, in hundredths of a second.
+    pub fn processor_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("it runs");
+        let after_name = stat.rsplit(')').next().expect("a last part");
+        after_name.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum()
+    }
+
+    fn status_mib(&self, field: &str) -> f64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells");
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("Linux tells");
         let kib: f64 = line.trim().trim_end_matches(" kB").parse().expect("a number of KiB");
         kib / 1024.0
     }

@@ -101,8 +101,12 @@ fn said_to_listener(starts: u64) -> Vec<u8> {
 
 fn log_segments(root: &Path) -> Vec<Case> {
     let mut cases = Vec::new();
-    for n in [1, 2, 6] {
-        let path = root.join(format!("tests/fixtures/format-1/log/{n:010}.log"));
+    let mut files: Vec<_> = std::fs::read_dir(root.join("tests/fixtures/format-2/log"))
+        .expect("there is a frozen store")
+        .map(|entry| entry.expect("it can be listed").path())
+        .collect();
+    files.sort();
+    for (n, path) in files.into_iter().enumerate() {
         let bytes = read(&path);
         let segment = SegmentBytes::new(path, bytes.clone()).expect("the frozen store is sound");
         let payloads: Vec<&[u8]> = segment.frames().map(|frame| frame.payload).collect();
@@ -122,7 +126,9 @@ fn log_segments(root: &Path) -> Vec<Case> {
 
 /// Where a snapshot's parts lie.
 fn snapshots(root: &Path) -> Vec<Case> {
-    let bytes = read(&root.join("tests/fixtures/format-1/snapshots/00000000000000000019.snap"));
+    let dir = root.join("tests/fixtures/format-2/snapshots");
+    let mut files = std::fs::read_dir(dir).expect("there is a frozen store").flatten().map(|entry| entry.path());
+    let bytes = read(&files.next().expect("it has a snapshot"));
     let trailer = bytes.len() - 12;
     let footer =
         usize::try_from(u64::from_le_bytes(bytes[trailer..trailer + 8].try_into().expect("eight"))).expect("small");
@@ -131,7 +137,7 @@ fn snapshots(root: &Path) -> Vec<Case> {
     let mut cases = vec![
         ("frozen".to_owned(), form(0, &bytes)),
         ("sealed".to_owned(), form(1, &joined(&[&bytes[36..footer], body]))),
-        ("sealed-empty".to_owned(), form(1, &joined(&[&[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]]))),
+        ("sealed-empty".to_owned(), form(1, &joined(&[&[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]]))),
     ];
     let plan: Vec<u8> = (0..60_u8).map(|n| n.wrapping_mul(37)).collect();
     let edits: [&[u8]; 4] = [&[], &[0, 70, 0, 4], &[1, 120, 0, 0], &[2, 0, 1, 7]];
@@ -140,7 +146,7 @@ fn snapshots(root: &Path) -> Vec<Case> {
 }
 
 fn manifests(root: &Path) -> Vec<Case> {
-    let frozen = read(&root.join("tests/fixtures/format-1/manifest"));
+    let frozen = read(&root.join("tests/fixtures/format-2/manifest"));
     let specimen = manifest::specimen().encode();
     let mut cases = vec![
         ("frozen".to_owned(), form(0, &frozen)),

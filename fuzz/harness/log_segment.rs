@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use orset::crdt::{
-    Dot, Element, EmptyBase, Entry, Incarnation, JoinCommit, JoinId, JoinPart, LiveBits, NodeId, Op, OpBody, ReplicaId,
-    Seq, State, Tag, VersionVector,
+    Answer, Answered, AskedHash, Dot, Element, EmptyBase, Entry, Incarnation, JoinCommit, JoinId, JoinPart, LiveBits,
+    NodeId, Op, OpBody, ReplicaId, RequestKey, Seq, State, Tag, TagList, VersionVector,
 };
 use orset::storage::codec::{self, Frame};
 use orset::storage::disk::MemDisk;
@@ -189,7 +189,7 @@ pub fn sound_store(plan: &[u8]) -> SoundStore {
     SoundStore { disk, segment, history, clean }
 }
 
-/// Payloads with a state delta in them: two parts and the commit, then an operation that follows.
+/// Payloads with a state delta in them: two parts and the commit, then an operation that follows, and the answer to it.
 pub fn joins() -> Vec<Vec<u8>> {
     let [other, join] = [ReplicaId::from_random(8), ReplicaId::from_random(9)];
     let element = |n: u64| Element::from_canonical(n.to_string().as_bytes());
@@ -201,14 +201,17 @@ pub fn joins() -> Vec<Vec<u8>> {
         vv: [(other, Seq(9)), (join, Seq(2))].into_iter().collect(),
         incarnations: [(other, incarnation.clone()), (join, incarnation)].into_iter().collect(),
     };
-    let op = Op {
-        dot: Dot::new(other, Seq(10)),
-        body: OpBody::Remove { element: element(1), tags: vec![Dot::new(join, Seq(2))] },
+    let tag = Dot::new(join, Seq(2));
+    let op = Op { dot: Dot::new(other, Seq(10)), body: OpBody::Remove { element: element(1), tags: vec![tag] } };
+    let answer = |answer| {
+        let (key, asked) = (RequestKey::of("a name"), AskedHash::of([&b"remove"[..]]));
+        Entry::Answered(Answered { key, asked, answer })
     };
     let frames = [
         vec![part(vec![(element(1), Dot::new(join, Seq(2)))], vec![])],
         vec![part(vec![(element(2), Dot::new(other, Seq(4)))], vec![bits]), Entry::JoinCommit(commit)],
-        vec![Entry::Op(op)],
+        vec![Entry::Op(op), answer(Answer::Removed([tag].into_iter().collect()))],
+        vec![answer(Answer::RemovedMany([TagList::default(), [tag].into_iter().collect()].into()))],
     ];
     let mut lsn = Lsn(0);
     let encode = |entries: Vec<Entry>| {

@@ -3,6 +3,7 @@
 use orset::crdt::{Dot, Element, NodeId, ReplicaId, Seq};
 use orset::maelstrom::{CanonicalError, Decoder, Incoming, Limits, Rejection, canonical, encode, reject_overlong};
 use orset::replica::{ElementList, Outgoing, Reply, Request, Style, Ticket};
+use orset::storage::Counts;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -95,7 +96,9 @@ fn answered(ticket: &Ticket, request: &Request) {
         Request::Remove(_) => drop(reply(ticket, Reply::Removed(vec![tag, tag]))),
         Request::AddMany(elements) => drop(reply(ticket, Reply::AddedMany(vec![tag; elements.len()]))),
         Request::RemoveMany(elements) => drop(reply(ticket, Reply::RemovedMany(vec![vec![tag]; elements.len()]))),
-        Request::Contains(_) => drop(reply(ticket, Reply::Contains(true))),
+        Request::Once(_, write) => answered(ticket, &write.clone().into()),
+        Request::Size => drop(reply(ticket, Reply::Size(Counts { elements: u64::MAX, tags: 0 }))),
+        Request::Contains(_) | Request::Status => drop(reply(ticket, Reply::Contains(true))),
         Request::Page { after, .. } => {
             let mut elements = ElementList::default();
             after.iter().for_each(|element| elements.push(element.as_bytes()));
@@ -121,6 +124,10 @@ fn understood_again(ticket: &Ticket, request: &Request) {
         format!(",\"elements\":[{}]", texts.join(","))
     };
     let (kind, payload) = match (request, ticket.style) {
+        // Its name is not known any more, only what it was for.
+        (Request::Once(_, write), _) => return understood_again(ticket, &write.clone().into()),
+        (Request::Size, _) => ("or_set_size", String::new()),
+        (Request::Status, _) => ("or_set_status", String::new()),
         (Request::Add(element), Style::OrSet) => ("or_set_add", format!(",\"element\":{}", element.as_str())),
         (Request::Add(element), Style::GSet) => ("add", format!(",\"element\":{}", element.as_str())),
         (Request::Add(element), Style::Broadcast) => ("broadcast", format!(",\"message\":{}", element.as_str())),

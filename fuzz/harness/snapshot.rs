@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use orset::crdt::{Base, Dot, Element, Incarnation, NodeId, Record, ReplicaId, Seq};
+use orset::crdt::{
+    Answer, Answered, Answers, AskedHash, Base, Dot, Element, Incarnation, NodeId, Record, ReplicaId, RequestKey, Seq,
+    TagList,
+};
 use orset::storage::codec::Context;
 use orset::storage::disk::MemDisk;
 use orset::storage::envelope::{self, FORMAT_VERSION};
@@ -34,6 +37,7 @@ fn path() -> PathBuf {
 fn read(disk: &MemDisk, path: &Path) -> Result<(Snapshot, Vec<Record>), StoreError> {
     let snapshot = Snapshot::open(disk, path)?;
     snapshot.check()?;
+    snapshot.answers()?;
     let mut records = Vec::new();
     for n in 0..snapshot.block_count() {
         records.extend(snapshot.block(n)?);
@@ -81,11 +85,12 @@ fn again(snapshot: &Snapshot, records: Vec<Record>) {
         assert_eq!(found.as_ref(), Some(record), "not found by its key");
     }
     let disk = MemDisk::default();
-    let written =
-        file::write(&disk, Path::new("/again"), snapshot.header(), 77, Box::new(records.clone().into_iter().map(Ok)));
+    let (answers, all) = (snapshot.answers().expect("it was read before"), records.clone().into_iter().map(Ok));
+    let written = file::write(&disk, Path::new("/again"), snapshot.header(), 77, Box::new(all), &answers);
     let written = written.expect("a disk in memory takes everything");
     let (written, read) = read(&disk, written.path()).expect("just written");
     assert_eq!((written.header(), read), (snapshot.header(), records), "it comes out otherwise");
+    assert_eq!(written.answers().expect("just written"), answers, "the answers come out otherwise");
 }
 
 /// Records of up to a few hundred bytes, as `plan` says, in order and each once.
@@ -99,6 +104,25 @@ fn records(plan: &[u8]) -> Vec<Record> {
     let mut records: Vec<Record> = plan.iter().take(256).enumerate().map(record).collect();
     records.sort_by(|a, b| a.key.cmp(&b.key));
     records
+}
+
+/// Answers of every kind, as `plan` says.
+fn answers(plan: &[u8]) -> Answers {
+    let mut answers = Answers::default();
+    for (n, byte) in plan.iter().take(64).enumerate() {
+        let tags: TagList = (0..byte / 4 % 5)
+            .map(|m| Dot::new(ReplicaId::from_random(u128::from(m / 2)), Seq(2 + u64::from(m))))
+            .collect();
+        let answer = match byte % 4 {
+            0 => Answer::Added([Dot::new(ReplicaId::from_random(5), Seq(2 + n as u64))].into_iter().collect()),
+            1 => Answer::AddedMany(tags),
+            2 => Answer::Removed(tags),
+            _ => Answer::RemovedMany([TagList::default(), tags].into()),
+        };
+        let key = RequestKey::of(&(n / 2).to_string());
+        answers.push(Answered { key, asked: AskedHash([*byte; 8]), answer });
+    }
+    answers
 }
 
 fn damage(input: &[u8]) {
@@ -115,7 +139,7 @@ fn damage(input: &[u8]) {
     let header = SnapshotHeader { lsn: Lsn(1), frame_checksum: 4, own: Some(own), context };
     let disk = MemDisk::default();
     let dir = Path::new("/snapshots");
-    let written = file::write(&disk, dir, &header, 77, Box::new(records.clone().into_iter().map(Ok)));
+    let written = file::write(&disk, dir, &header, 77, Box::new(records.clone().into_iter().map(Ok)), &answers(plan));
     let written = written.expect("a disk in memory takes everything");
     assert_eq!(written.counts().tags, records.len() as u64);
     again(&written, records);

@@ -99,6 +99,7 @@ fn write_summary(out: &mut dyn Write, tally: &Tally, seconds: f64) -> std::io::R
     let mut line = |what: &str, figure: u64| writeln!(out, "{what:<34}{figure:>12}");
     line("seeds", tally.seeds)?;
     line("client operations", tally.client_ops)?;
+    line("  repeated under their name", tally.repeats)?;
     line("messages", tally.messages)?;
     line("state deltas", tally.state_deltas)?;
     line("process starts", tally.starts)?;

@@ -22,6 +22,7 @@
 //! - Bieniusa et al., "An optimized conflict-free replicated set", 2012 (no tombstones).
 //! - Almeida, Shoker, Baquero, "Delta state replicated data types", 2018.
 
+pub mod answers;
 pub mod chunk_hashes;
 pub mod element;
 pub mod id;
@@ -33,8 +34,9 @@ pub mod op;
 pub mod state;
 pub mod version_vector;
 
+pub use answers::{Answer, Answered, Answers, AskedHash, MAX_ANSWER_TAGS, RequestKey, TagList};
 pub use chunk_hashes::ChunkHashes;
-pub use element::{Element, Record, RecordKey};
+pub use element::{Element, MAX_INLINE_BYTES, Record, RecordKey};
 pub use id::{Dot, NodeId, ReplicaId, Seq, Tag};
 pub use incarnations::{Incarnation, Incarnations, UnknownReplica};
 pub use join::{DotSet, JoinCommit, JoinId, JoinPart, KeptRecords, LiveBits};

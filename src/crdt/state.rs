@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::answers::{Answered, Answers};
 use super::element::{Element, Record, RecordKey};
 use super::id::{Dot, ReplicaId, Tag};
 use super::incarnations::{Incarnation, Incarnations};
@@ -44,6 +45,8 @@ pub enum Entry {
     JoinPart(JoinPart),
     /// The end of a state delta; all of it takes effect.
     JoinCommit(JoinCommit),
+    /// What was answered to a request with a name, after the operations that it asked for. Of this store only.
+    Answered(Answered),
 }
 
 /// A log entry that cannot follow those before it.
@@ -77,6 +80,8 @@ pub struct State {
     pub incarnations: Incarnations,
     /// What changed on top of the base.
     pub memtable: Memtable,
+    /// What was answered to this store's last requests with a name.
+    pub answers: Answers,
     /// The changes since they were last taken, in the order made, if somebody collects them.
     pub fresh: Option<Vec<(RecordKey, Change)>>,
     /// A state delta that changes more records than this is laid over them ([`Joined`]); `None`: none is.
@@ -117,6 +122,10 @@ impl State {
                 Ok(())
             }
             Entry::JoinCommit(commit) => self.apply_join(base, commit),
+            Entry::Answered(answered) => {
+                self.answers.push(answered.clone());
+                Ok(())
+            }
         }
     }
 
@@ -127,7 +136,7 @@ impl State {
     pub fn apply_context(&mut self, entry: &Entry) -> Result<(), ApplyError> {
         match entry {
             Entry::Op(op) => self.hold(op),
-            Entry::JoinPart(_) => self.apply(&super::memtable::EmptyBase, entry),
+            Entry::JoinPart(_) | Entry::Answered(_) => self.apply(&super::memtable::EmptyBase, entry),
             Entry::JoinCommit(commit) => {
                 self.take_staged(commit)?;
                 self.hold_join(commit);

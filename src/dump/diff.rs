@@ -112,6 +112,7 @@ fn removals(view: &View, tags: &BTreeSet<Tag>) -> Result<BTreeMap<Tag, Absence>,
     view.each_entry::<StoreError>(|_, _, item| {
         let LogItem::Entry { entry, repeated: false, .. } = item else { return Ok(()) };
         match entry {
+            Entry::Answered(_) => {}
             Entry::Op(op) => {
                 if let OpBody::Remove { tags: named, .. } = &op.body {
                     for tag in named.iter().filter(|tag| tags.contains(tag)) {

@@ -96,6 +96,7 @@ impl Follower<'_> {
                 None
             }
             Entry::JoinCommit(commit) => self.commit(commit),
+            Entry::Answered(_) => None,
         }
     }
 

@@ -21,12 +21,14 @@ pub struct OpCounts {
     pub join_parts: u64,
     /// Ends of state deltas.
     pub join_commits: u64,
+    /// Answers to requests with a name.
+    pub answers: u64,
 }
 
 impl OpCounts {
     /// All together.
     pub fn total(&self) -> u64 {
-        self.starts + self.adds + self.removes + self.join_parts + self.join_commits
+        self.starts + self.adds + self.removes + self.join_parts + self.join_commits + self.answers
     }
 }
 
@@ -55,6 +57,7 @@ impl LogStatistics {
                 },
                 Entry::JoinPart(_) => &mut self.ops.join_parts,
                 Entry::JoinCommit(_) => &mut self.ops.join_commits,
+                Entry::Answered(_) => &mut self.ops.answers,
             };
             *count += 1;
         }
@@ -112,6 +115,8 @@ pub struct Summary {
     pub index: Result<Option<NotedState>, IndexError>,
     /// How much is in the set.
     pub counts: Counts,
+    /// How many requests with a name would be known again.
+    pub answers: usize,
     /// The first LSN in the log.
     pub first_lsn: Option<Lsn>,
     /// What is in the log.
@@ -151,6 +156,7 @@ impl Summary {
             snapshot,
             index: noted_state(&view.dir),
             counts: view.counts()?,
+            answers: replay.state.answers.len(),
             first_lsn: view.statistics.first,
             ops: view.statistics.ops,
             segments: segments.collect(),

@@ -10,8 +10,10 @@
 //! A reply is in the words of the workload that the request was in, and has no key that they do not know: Maelstrom's
 //! schemas are closed.
 
+use std::fmt::Display;
+
 use crate::crdt::{NodeId, Tag};
-use crate::replica::{ElementList, Outgoing, Reply, Style, Ticket};
+use crate::replica::{ElementList, Outgoing, Reply, Status, Style, Ticket};
 
 use super::sync;
 use super::text::{push_i64, push_string, push_u64, push_uuid};
@@ -52,6 +54,8 @@ const fn kind(reply: &Reply, style: Style) -> &'static str {
         (Reply::AddedMany(_), _) => "or_set_add_many_ok",
         (Reply::RemovedMany(_), _) => "or_set_remove_many_ok",
         (Reply::Contains(_), _) => "or_set_contains_ok",
+        (Reply::Size(_), _) => "or_set_size_ok",
+        (Reply::Status(_), _) => "or_set_status_ok",
         (Reply::Elements(_), Style::OrSet) | (Reply::Page { .. }, _) => "or_set_read_ok",
         (Reply::Elements(_), Style::GSet | Style::Broadcast) => "read_ok",
         (Reply::Topology, _) => "topology_ok",
@@ -86,6 +90,13 @@ fn push_payload(out: &mut Vec<u8>, ticket: &Ticket, reply: &Reply) {
             push_key(out, "value");
             out.extend_from_slice(if *value { b"true" } else { b"false" });
         }
+        Reply::Size(counts) => {
+            push_key(out, "elements");
+            push_u64(out, counts.elements);
+            push_key(out, "tags");
+            push_u64(out, counts.tags);
+        }
+        Reply::Status(status) => push_status(out, status),
         Reply::Page { elements, more } => {
             push_key(out, "elements");
             push_elements(out, elements);
@@ -121,6 +132,48 @@ fn push_payload(out: &mut Vec<u8>, ticket: &Ticket, reply: &Reply) {
             push_string(out, text);
         }
     }
+}
+
+fn push_status(out: &mut Vec<u8>, status: &Status) {
+    push_key(out, "vv");
+    push_object(out, &status.vv, |out, incarnations| {
+        push_object(out, incarnations.iter().map(|(replica, seq)| (replica, seq)), |out, seq| push_u64(out, seq.0));
+    });
+    let bytes = [("log", status.log_bytes), ("snapshot", status.snapshot_bytes), ("index", status.index_bytes)];
+    for (key, number) in [("elements", status.counts.elements), ("tags", status.counts.tags), ("lsn", status.lsn.0)] {
+        push_key(out, key);
+        push_u64(out, number);
+    }
+    push_key(out, "bytes");
+    push_object(out, bytes, push_u64);
+    push_key(out, "index_lag");
+    push_u64(out, status.index_lag);
+    push_key(out, "peers");
+    push_object(out, &status.peers, |out, peer| {
+        let members = [("lacks", peer.lacks), ("ahead", peer.ahead), ("heard_ms_ago", peer.heard_ms_ago)];
+        push_object(out, members, |out, number| match number {
+            Some(number) => push_u64(out, number),
+            None => out.extend_from_slice(b"null"),
+        });
+    });
+}
+
+/// An object whose keys need no escapes.
+fn push_object<K: Display, V>(
+    out: &mut Vec<u8>,
+    members: impl IntoIterator<Item = (K, V)>,
+    push: impl Fn(&mut Vec<u8>, V),
+) {
+    out.push(b'{');
+    for (n, (key, value)) in members.into_iter().enumerate() {
+        if n > 0 {
+            out.extend_from_slice(b", ");
+        }
+        push_string(out, &key.to_string());
+        out.extend_from_slice(b": ");
+        push(out, value);
+    }
+    out.push(b'}');
 }
 
 fn push_key(out: &mut Vec<u8>, key: &str) {

@@ -4,12 +4,14 @@
 //! or_set_add {element}  or_set_remove {element}  or_set_read     Style::OrSet
 //! or_set_add_many {elements}  or_set_remove_many {elements}      Style::OrSet
 //! or_set_contains {element}   or_set_read {limit, after}         Style::OrSet
+//! or_set_size   or_set_status                                    Style::OrSet
 //! add {element}         read                                     Style::GSet
 //! broadcast {message}   topology {topology}                      Style::Broadcast
 //! init {node_id, node_ids}    echo {echo}    generate            of no workload in particular: Style::OrSet
 //! ```
 //!
-//! Other keys are ignored, whatever is in them. An element is any JSON value, `null` too.
+//! Requests that change the set may have a `request_id`, a text of 1 to 128 bytes. Other keys are ignored, whatever is in
+//! them. An element is any JSON value, `null` too.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -21,10 +23,13 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::crdt::{Element, NodeId};
-use crate::replica::{ErrorCode, Request, Style};
+use crate::crdt::{Element, NodeId, RequestKey};
+use crate::replica::{ErrorCode, Request, Style, Write};
 
 use super::canonical::{Limits, canonical, check_limits};
+
+/// Longest `request_id`, in bytes of its text.
+const MAX_REQUEST_ID_BYTES: usize = 128;
 
 /// The body of a line, borrowed from it. A missing string is an empty one.
 #[derive(Deserialize)]
@@ -40,6 +45,8 @@ pub(super) struct Body<'a> {
     element: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
     elements: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    request_id: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
     limit: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
@@ -97,16 +104,25 @@ pub(super) struct Refusal {
 /// Reads a client's body.
 pub(super) fn asked(body: &Body, limits: &Limits, fresh_id: impl FnOnce() -> Uuid) -> Result<Asked, Refusal> {
     let ask = |style, request| Ok(Asked::Request(style, request));
+    let write = |style, write: Write| {
+        let request = match body.request_id {
+            None => write.into(),
+            Some(json) => Request::Once(request_key(json)?, write),
+        };
+        Ok(Asked::Request(style, request))
+    };
     match &*body.kind {
-        "or_set_add" => ask(Style::OrSet, Request::Add(element(body.element, "element", limits)?)),
-        "or_set_remove" => ask(Style::OrSet, Request::Remove(element(body.element, "element", limits)?)),
-        "or_set_add_many" => ask(Style::OrSet, Request::AddMany(elements(body.elements, limits)?)),
-        "or_set_remove_many" => ask(Style::OrSet, Request::RemoveMany(elements(body.elements, limits)?)),
+        "or_set_add" => write(Style::OrSet, Write::Add(element(body.element, "element", limits)?)),
+        "or_set_remove" => write(Style::OrSet, Write::Remove(element(body.element, "element", limits)?)),
+        "or_set_add_many" => write(Style::OrSet, Write::AddMany(elements(body.elements, limits)?)),
+        "or_set_remove_many" => write(Style::OrSet, Write::RemoveMany(elements(body.elements, limits)?)),
+        "or_set_size" => ask(Style::OrSet, Request::Size),
+        "or_set_status" => ask(Style::OrSet, Request::Status),
         "or_set_contains" => ask(Style::OrSet, Request::Contains(element(body.element, "element", limits)?)),
         "or_set_read" => ask(Style::OrSet, read(body, limits)?),
-        "add" => ask(Style::GSet, Request::Add(element(body.element, "element", limits)?)),
+        "add" => write(Style::GSet, Write::Add(element(body.element, "element", limits)?)),
         "read" => ask(Style::GSet, Request::Read),
-        "broadcast" => ask(Style::Broadcast, Request::Add(element(body.message, "message", limits)?)),
+        "broadcast" => write(Style::Broadcast, Write::Add(element(body.message, "message", limits)?)),
         "topology" => {
             let is_object = required(body.topology, "topology")?.get().starts_with('{');
             if is_object { ask(Style::Broadcast, Request::Topology) } else { Err(malformed("topology is no object")) }
@@ -137,6 +153,14 @@ fn elements(field: Option<&RawValue>, limits: &Limits) -> Result<Vec<Element>, R
     let json = required(field, "elements")?.get();
     let listed: Vec<&RawValue> = serde_json::from_str(json).map_err(|_| malformed("elements is no array"))?;
     listed.into_iter().map(|json| element(Some(json), "elements", limits)).collect()
+}
+
+/// The key of a request's name.
+fn request_key(json: &RawValue) -> Result<RequestKey, Refusal> {
+    let name: Option<Cow<str>> = serde_json::from_str(json.get()).ok();
+    let name = name.filter(|name| (1..=MAX_REQUEST_ID_BYTES).contains(&name.len()));
+    let name = name.ok_or_else(|| malformed(format!("request_id is no text of 1 to {MAX_REQUEST_ID_BYTES} bytes")))?;
+    Ok(RequestKey::of(&name))
 }
 
 /// All of the set, or, with a `limit`, a page of it.

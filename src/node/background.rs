@@ -14,6 +14,8 @@ pub enum Event {
     IndexProgress,
     /// The index would be found at this LSN or later if the process were killed now.
     IndexNoted(Lsn),
+    /// The index takes so many bytes of disk.
+    IndexMeasured(u64),
     /// The index cannot be written any more, and why.
     IndexFailed(String),
     /// A new index is there.

@@ -109,7 +109,8 @@ impl Worker {
             let unnoted = self.index.as_ref().is_some_and(|index| index.position() != self.noted_position);
             let note = unnoted.then(|| NOTE_EVERY.saturating_sub(self.noted.elapsed()));
             let gather = self.since.map(|since| GATHER.saturating_sub(since.elapsed()));
-            let patience = gather.or(note);
+            let replaced = !self.source.discard_replaced();
+            let patience = gather.or(note).or(replaced.then_some(NOTE_EVERY));
             let received = match patience {
                 Some(patience) => commands.recv_timeout(patience),
                 None => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -160,6 +161,10 @@ impl Worker {
             (self.noted, self.noted_position) = (Instant::now(), position);
             self.source.note(position)?;
             self.events.send(Event::IndexNoted(position.lsn));
+            // Nothing depends on it that could not wait for the next time.
+            if let Ok(bytes) = index.size_on_disk() {
+                self.events.send(Event::IndexMeasured(bytes));
+            }
         }
         Ok(())
     }
@@ -171,6 +176,7 @@ impl Worker {
         match self.source.rebuild(records, position) {
             Ok(index) => {
                 self.index = Some(Arc::clone(&index));
+                self.noted_position = IndexPosition::default();
                 self.events.send(Event::IndexRebuilt(index));
             }
             Err(error) => self.events.send(Event::RebuildFailed(error.to_string())),

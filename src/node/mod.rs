@@ -11,6 +11,7 @@ pub mod background;
 pub mod feeder;
 pub mod input;
 mod output;
+mod pace;
 
 use std::io::Read;
 use std::os::fd::AsFd;
@@ -32,6 +33,7 @@ use background::{Event, Events};
 use feeder::Feeder;
 use input::{Line, LineBuffer, wait_readable};
 use output::Output;
+use pace::Urgency;
 
 /// Lines handled between two commits, at most: reads cost no log, but their replies are kept until the commit.
 const MAX_BATCH_LINES: usize = 4096;
@@ -107,6 +109,7 @@ pub fn run(options: NodeOptions) -> Result<(), NodeError> {
         sender: Events::new(sender, waker),
         events,
         retry_compaction_at: None,
+        urgency: Arc::default(),
         progress: (started, (false, 0)),
         started,
         options,
@@ -132,6 +135,8 @@ struct Node {
     sender: Events,
     events: Receiver<Event>,
     retry_compaction_at: Option<Instant>,
+    /// Tells the compaction that is under way to hurry.
+    urgency: Arc<Urgency>,
     /// Whether everything waited for the index when that was last looked at, how far behind it was, and since when.
     progress: (Instant, (bool, u64)),
     started: Instant,
@@ -341,6 +346,7 @@ impl Node {
             match event {
                 Event::IndexProgress => store.maintain(),
                 Event::IndexNoted(lsn) => store.index_noted(lsn),
+                Event::IndexMeasured(bytes) => store.index_measured(bytes),
                 Event::IndexFailed(why) => return Err(NodeError::Index(why)),
                 Event::IndexRebuilt(index) => {
                     tracing::info!("the index has been rebuilt from the snapshot at LSN {}", index.position().lsn);
@@ -378,13 +384,18 @@ impl Node {
         if let Some(snapshot) = store.take_rebuild() {
             running.feeder.rebuild(snapshot);
         }
+        if store.compaction_is_urgent() {
+            self.urgency.raise();
+        }
         if self.retry_compaction_at.is_some_and(|at| Instant::now() < at) {
             return Ok(());
         }
         self.retry_compaction_at = None;
         if let Some(plan) = store.plan_compaction()? {
             let events = self.sender.try_clone().map_err(|error| NodeError::Io("cannot make a pipe", error))?;
-            let run = move || events.send(Event::Compacted(Box::new(plan.run())));
+            self.urgency = Arc::default();
+            let urgency = Arc::clone(&self.urgency);
+            let run = move || events.send(Event::Compacted(Box::new(pace::run(plan, &urgency))));
             let thread = std::thread::Builder::new().name("compaction".into()).spawn(run);
             thread.map_err(|error| NodeError::Io("cannot start a thread", error))?;
         }

@@ -12,6 +12,9 @@
 //! the gap. What was readable and could not be proved is handed out for people to look at; peers that have it bring it
 //! back by themselves.
 //!
+//! **Answers to requests with a name** speak of operations. Behind a gap one would promise what may not be in the store,
+//! so none is taken in there.
+//!
 //! **State deltas** (`JoinPart … JoinCommit`) are differences to what was held when they were asked for. They apply only
 //! where the log is whole from the snapshot (or from its beginning) to the commit; behind a gap, never.
 //!
@@ -151,6 +154,8 @@ struct Fold<'a> {
     start: Lsn,
     /// Up to here the log is whole; `None` behind the first gap.
     whole: Option<Lsn>,
+    /// Up to here it was whole before the first gap.
+    whole_until: Lsn,
     /// Every incarnation whose `Start` can be read.
     known: Incarnations,
     /// The store's own replica ids, in the order in which it took them.
@@ -164,7 +169,9 @@ impl<'a> Fold<'a> {
         let mut owns = Vec::from_iter(scan.manifest.as_ref().and_then(|manifest| manifest.own));
         if let Some(snapshot) = base {
             let header = snapshot.header();
-            state = snapshot.state();
+            state = snapshot.state_without_answers();
+            // Without them a request may be done twice; no reason to give up the set.
+            state.answers = snapshot.answers().unwrap_or_default();
             // A snapshot from elsewhere is as true as any, but this log does not go on from it.
             let fits = |found: &FoundSegment| {
                 found.header.as_ref().is_some_and(|h| h.lsn == header.lsn && h.vv == header.context.vv)
@@ -173,7 +180,8 @@ impl<'a> Fold<'a> {
             owns.extend(header.own);
         }
         let known = state.incarnations.clone();
-        Self { state, base, start: whole.unwrap_or_default(), whole, known, owns }
+        let start = whole.unwrap_or_default();
+        Self { state, base, start, whole, whole_until: start, known, owns }
     }
 
     fn base(&self) -> &'a dyn Base {
@@ -208,7 +216,7 @@ impl<'a> Fold<'a> {
                 continue;
             }
             if whole.is_some_and(|at| lsn == at.next()) && self.state.apply(self.base(), entry).is_ok() {
-                self.whole = Some(lsn);
+                (self.whole, self.whole_until) = (Some(lsn), lsn);
                 continue;
             }
             // Nobody knows what was in the gap: perhaps parts of the state delta that is arriving.
@@ -246,6 +254,7 @@ impl<'a> Fold<'a> {
             for (lsn, entry) in (batch.first.0..).map(Lsn).zip(&batch.entries) {
                 let not_held = match entry {
                     Entry::Op(op) => !self.state.vv.covers(op.dot) && seen.insert(op.dot),
+                    Entry::Answered(_) => lsn > last.max(self.whole_until),
                     // A repeated batch has LSNs that were seen.
                     Entry::JoinPart(JoinPart { join, .. }) | Entry::JoinCommit(JoinCommit { join, .. }) => {
                         lsn > last && !held.contains(join)
@@ -301,7 +310,7 @@ fn write(plan: Plan, scan: &Scan, fold: &Fold, node: NodeId) -> Result<Arc<Snaps
     let context = Context { vv: vv.clone(), floor: vv.clone(), incarnations: state.incarnations.clone() };
     let header = SnapshotHeader { lsn, frame_checksum: 0, own, context };
     let records = state.records(fold.base(), &[]);
-    let snapshot = snapshot::write(to, &snapshot_dir(new), &header, entropy(), records)?;
+    let snapshot = snapshot::write(to, &snapshot_dir(new), &header, entropy(), records, &state.answers)?;
     let counter = 1;
     let segment = SegmentHeader { counter, nonce: entropy(), previous: None, lsn, vv, repeats: false };
     LogWriter::create(to, &log_dir(new), segment, None)?;

@@ -136,6 +136,9 @@ impl<'a> Scan<'a> {
                     bad_blocks.push(block);
                 }
             }
+            if let Err(error) = snapshot.answers() {
+                self.note(error)?;
+            }
             self.snapshots.push(FoundSnapshot { snapshot, bad_blocks });
         }
         self.snapshots.sort_by_key(|found| std::cmp::Reverse(found.snapshot.header().lsn));

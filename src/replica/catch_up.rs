@@ -83,13 +83,16 @@ fn weight(request: &Request) -> usize {
         | Request::Remove(element)
         | Request::Contains(element)
         | Request::Page { after: Some(element), .. } => element.as_bytes().len(),
-        Request::AddMany(elements) | Request::RemoveMany(elements) => {
-            elements.iter().map(|element| size_of::<Element>() + element.as_bytes().len()).sum()
-        }
-        Request::Read | Request::Page { after: None, .. } | Request::Topology => 0,
+        Request::AddMany(elements) | Request::RemoveMany(elements) => weight_of_all(elements),
+        Request::Once(_, write) => weight_of_all(write.elements()),
+        Request::Read | Request::Size | Request::Status | Request::Page { after: None, .. } | Request::Topology => 0,
         Request::Echo(text) => text.len(),
         Request::Generate(_) => 0,
     }
+}
+
+fn weight_of_all(elements: &[Element]) -> usize {
+    elements.iter().map(|element| size_of::<Element>() + element.as_bytes().len()).sum()
 }
 
 impl Replica {

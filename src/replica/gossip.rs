@@ -119,6 +119,7 @@ impl Replica {
             tracing::warn!("dropped a message from {from}: {why}");
             return Ok(());
         }
+        self.heard.hear(from, now_ms);
         match message.body {
             PeerBody::Digest { vv, full, answer } => self.on_digest(from, &vv, full, answer, now_ms),
             PeerBody::Ops { vv, ops, answer } => self.on_ops(from, &vv, ops, answer, now_ms),

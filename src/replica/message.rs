@@ -4,8 +4,12 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::crdt::{ChunkHashes, Dot, Element, Incarnation, LiveBits, NodeId, Op, ReplicaId, Tag, VersionVector, join};
-use crate::storage::Lsn;
+use super::status::Status;
+use crate::crdt::{
+    AskedHash, ChunkHashes, Dot, Element, Incarnation, LiveBits, NodeId, Op, ReplicaId, RequestKey, Tag, VersionVector,
+    join,
+};
+use crate::storage::{Counts, Lsn};
 
 /// Whom a reply goes to, and what it replies to.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,8 +46,14 @@ pub enum Request {
     AddMany(Vec<Element>),
     /// Remove the tags of each element that this replica sees, in this order, behind one reply.
     RemoveMany(Vec<Element>),
+    /// Do this, unless a request of this name has been answered: then give the same answer again.
+    Once(RequestKey, Write),
     /// Whether the element is there.
     Contains(Element),
+    /// How many elements and tags there are.
+    Size,
+    /// How this node is.
+    Status,
     /// The elements.
     Read,
     /// At most `limit` elements, in key order: the first ones, or those after `after`.
@@ -61,6 +71,51 @@ pub enum Request {
     Generate(Uuid),
 }
 
+/// A request that changes the set.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Write {
+    /// As [`Request::Add`].
+    Add(Element),
+    /// As [`Request::Remove`].
+    Remove(Element),
+    /// As [`Request::AddMany`].
+    AddMany(Vec<Element>),
+    /// As [`Request::RemoveMany`].
+    RemoveMany(Vec<Element>),
+}
+
+impl Write {
+    /// The elements that it is about.
+    pub fn elements(&self) -> &[Element] {
+        match self {
+            Self::Add(element) | Self::Remove(element) => std::slice::from_ref(element),
+            Self::AddMany(elements) | Self::RemoveMany(elements) => elements,
+        }
+    }
+
+    /// A hash of what it asks for.
+    pub fn hash(&self) -> AskedHash {
+        let kind: &[u8] = match self {
+            Self::Add(_) => b"add",
+            Self::Remove(_) => b"remove",
+            Self::AddMany(_) => b"add many",
+            Self::RemoveMany(_) => b"remove many",
+        };
+        AskedHash::of([kind].into_iter().chain(self.elements().iter().map(Element::as_bytes)))
+    }
+}
+
+impl From<Write> for Request {
+    fn from(write: Write) -> Self {
+        match write {
+            Write::Add(element) => Self::Add(element),
+            Write::Remove(element) => Self::Remove(element),
+            Write::AddMany(elements) => Self::AddMany(elements),
+            Write::RemoveMany(elements) => Self::RemoveMany(elements),
+        }
+    }
+}
+
 /// What a client is told.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reply {
@@ -76,6 +131,10 @@ pub enum Reply {
     RemovedMany(Vec<Vec<Tag>>),
     /// Whether the element is there.
     Contains(bool),
+    /// How many elements and tags there are.
+    Size(Counts),
+    /// How this node is.
+    Status(Box<Status>),
     /// The elements, in key order, each once.
     Elements(ElementList),
     /// Some of them, in key order, each once.
@@ -247,7 +306,7 @@ pub struct StateKey {
     pub snapshot: Lsn,
     /// The checksum of that snapshot's header.
     pub checksum: u32,
-    /// The hash of the digest that it is for.
+    /// The hash of the digest that it is for, and of the chunk hashes that go with it.
     pub digest_hash: u64,
 }
 

@@ -22,13 +22,16 @@
 mod catch_up;
 mod gossip;
 pub mod message;
+mod once;
 pub mod outbox;
 mod parking;
 mod pin;
+mod status;
 mod transfer;
 
 pub use message::*;
 pub use outbox::Outbox;
+pub use status::{PeerStatus, Status};
 
 use std::collections::BTreeMap;
 
@@ -37,6 +40,7 @@ use crate::storage::{ReadForm, Recovery, Store, StoreError};
 use catch_up::CatchUp;
 use gossip::Gossip;
 use parking::Parking;
+use status::Heard;
 use transfer::{Receiving, Sending};
 
 /// When so much waits to be said, it is said before anything else is heard: every read is a copy of the whole set.
@@ -95,6 +99,7 @@ pub struct Replica {
     peers: Vec<NodeId>,
     /// What each peer was last known to hold.
     known: BTreeMap<NodeId, VersionVector>,
+    heard: Heard,
     parking: Parking,
     gossip: Gossip,
     catch_up: CatchUp,
@@ -115,6 +120,7 @@ impl Replica {
             outbox: Outbox::default(),
             peers: Vec::new(),
             known: BTreeMap::new(),
+            heard: Heard::at(now_ms),
             parking: Parking::default(),
             receiving: None,
             sending: Sending::default(),
@@ -138,6 +144,7 @@ impl Replica {
         let manifest = self.store.manifest();
         self.peers = manifest.nodes.iter().filter(|node| **node != manifest.node).cloned().collect();
         self.known.retain(|node, _| self.peers.contains(node));
+        self.heard.retain(&self.peers);
     }
 
     /// Answers `init`, and takes over the list of nodes.
@@ -169,6 +176,7 @@ impl Replica {
     /// If the store fails; the process should end then.
     pub fn client(&mut self, ticket: Ticket, request: Request, now_ms: u64) -> Result<(), StoreError> {
         self.hear_a_line(now_ms);
+        self.heard.pass(now_ms);
         match request {
             Request::Echo(text) => self.outbox.reply(ticket, Reply::Echo(text)),
             Request::Generate(id) => self.outbox.reply(ticket, Reply::Generated(id)),
@@ -184,13 +192,11 @@ impl Replica {
     }
 
     fn serve(&mut self, mut ticket: Ticket, request: Request) -> Result<(), StoreError> {
+        if ticket.style == Style::GSet && matches!(request, Request::Add(_) | Request::Once(..)) {
+            self.store.set_read_form(ReadForm::Value)?;
+        }
         let reply = match request {
-            Request::Add(element) => {
-                if ticket.style == Style::GSet {
-                    self.store.set_read_form(ReadForm::Value)?;
-                }
-                Reply::Added(self.store.append_local(OpBody::Add(element)))
-            }
+            Request::Add(element) => Reply::Added(self.store.append_local(OpBody::Add(element))),
             Request::AddMany(elements) => {
                 let add = |element| self.store.append_local(OpBody::Add(element));
                 Reply::AddedMany(elements.into_iter().map(add).collect())
@@ -199,7 +205,10 @@ impl Replica {
             Request::RemoveMany(elements) => {
                 Reply::RemovedMany(elements.iter().map(|element| self.remove(element)).collect::<Result<_, _>>()?)
             }
+            Request::Once(key, write) => self.once(key, write)?,
             Request::Contains(element) => Reply::Contains(self.store.contains(&element)?),
+            Request::Size => Reply::Size(self.store.counts()?),
+            Request::Status => Reply::Status(Box::new(self.status()?)),
             Request::Page { limit, after } => self.page(limit, after.as_ref())?,
             Request::Read => {
                 if ticket.style == Style::GSet && self.store.manifest().read_form == ReadForm::Messages {
@@ -270,6 +279,7 @@ impl Replica {
     /// # Errors
     /// If the store fails; the process should end then.
     pub fn tick(&mut self, now_ms: u64) -> Result<(), StoreError> {
+        self.heard.pass(now_ms);
         self.tick_catch_up(now_ms)?;
         self.tick_transfer(now_ms);
         self.tick_gossip(now_ms);

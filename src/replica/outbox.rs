@@ -32,6 +32,7 @@ impl Outbox {
                 Reply::Removed(tags) | Reply::AddedMany(tags) => 40 * tags.len(),
                 Reply::RemovedMany(lists) => lists.iter().map(|tags| 40 * tags.len() + 8).sum(),
                 Reply::Echo(text) => text.len(),
+                Reply::Status(status) => status.weight(),
                 _ => 0,
             };
         self.messages.push(Outgoing::Reply { ticket, reply });

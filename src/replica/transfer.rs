@@ -64,11 +64,18 @@ pub(super) struct Sending {
     pins: Vec<Pin>,
 }
 
-fn hash(vv: &VersionVector) -> u64 {
+/// The hash of what a state delta is for: the digest, and the hashes of chunks that go with it. Two receivers that hold
+/// the same may be served from one pin, but not if only one of them compares by hashes.
+fn hash(vv: &VersionVector, have: &[ChunkHashes]) -> u64 {
     let mut hash = Sha256::new();
     for (replica, seq) in vv.iter() {
         hash.update(replica.to_u128().to_le_bytes());
         hash.update(seq.0.to_le_bytes());
+    }
+    for some in have {
+        hash.update(some.replica.to_u128().to_le_bytes());
+        hash.update(some.first.0.to_le_bytes());
+        hash.update(&some.hashes);
     }
     let bytes: [u8; 32] = hash.finalize().into();
     u64::from_le_bytes(*bytes.first_chunk().expect("eight of 32 bytes"))
@@ -88,7 +95,7 @@ impl Replica {
             sender: self.store.incarnation(),
             snapshot: snapshot.header().lsn,
             checksum: snapshot.checksum(),
-            digest_hash: hash(theirs),
+            digest_hash: hash(theirs, &[]),
         };
         let mut vv = snapshot.header().context.vv.clone();
         if planted::is(Bug::ContextOverclaim) {
@@ -111,7 +118,7 @@ impl Replica {
         let common: u64 = vv.iter().map(|(replica, seq)| seq.min(digest.get(replica)).0).sum();
         let own = (common > self.config.hashes_from_dots).then(|| self.live_within(&vv)).transpose()?;
         let have = own.as_ref().map(DotSet::hashes).unwrap_or_default();
-        let key = StateKey { digest_hash: hash(&digest), ..key };
+        let key = StateKey { digest_hash: hash(&digest, &have), ..key };
         let receiving = Receiving {
             from: from.clone(),
             key,
@@ -192,7 +199,7 @@ impl Replica {
         if !pins.iter().any(|pin| pin.key == key) {
             let snapshot = self.store.snapshot()?;
             let current = key.snapshot == snapshot.header().lsn && key.checksum == snapshot.checksum();
-            let (digest, have) = first.filter(|(digest, _)| hash(digest) == key.digest_hash)?;
+            let (digest, have) = first.filter(|(digest, have)| hash(digest, have) == key.digest_hash)?;
             if key.sender != self.store.incarnation() || !current {
                 return None;
             }

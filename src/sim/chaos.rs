@@ -2,6 +2,7 @@
 
 use super::cluster::{Cluster, Image, text};
 use super::faults::{Fault, Faults};
+use super::named::Namer;
 use super::rules::Rule;
 use super::slot::Crash;
 use super::story::Story;
@@ -30,6 +31,7 @@ pub struct Chaos {
     pace_ms: u64,
     fault_pace_ms: u64,
     elements: Vec<Element>,
+    namer: Namer,
 }
 
 /// What will happen to a slot.
@@ -76,6 +78,7 @@ impl Chaos {
             pace_ms,
             fault_pace_ms,
             elements,
+            namer: Namer::new(seed),
         }
     }
 
@@ -171,6 +174,8 @@ impl Chaos {
             }
         };
         let requests = (0..count).map(|_| request()).collect();
+        let (requests, repeats) = self.namer.named(slot, requests);
+        cluster.tally.repeats += repeats;
         cluster.ask_all(slot, requests);
     }
 

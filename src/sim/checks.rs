@@ -51,6 +51,7 @@ impl Slot {
         if let Some(difference) = model.difference(records) {
             Rule::Truth.broken(&format!("{}: {difference}", self.id));
         }
+        self.past.names.check(replica.store());
     }
 
     /// Invariant 3, of what the log may be used for: whoever holds what the floor says, or what the snapshot does, gets
@@ -106,6 +107,8 @@ impl Slot {
         Rule::Durable.must(self.past.durable.is_within(store.vv()), || {
             format!("{} has said {:?}; after a power cut it would hold {:?}", self.id, self.past.durable, store.vv())
         });
+        // Nothing is under way when something leaves.
+        self.past.names.check(&store);
         let records = store.records(&[]).map(|record| record.expect("just written")).map(|r| (r.element(), r.tag()));
         if let Some(difference) = Model::at(book, store.vv()).difference(records) {
             Rule::Durable.broken(&format!("{}, after a power cut now: {difference}", self.id));

@@ -54,6 +54,7 @@ pub mod faults;
 pub mod index;
 mod many;
 pub mod model;
+pub mod named;
 pub mod network;
 pub mod oracle;
 #[cfg(feature = "planted-bugs")]

@@ -11,6 +11,7 @@
 //! | 7 | every damaged log | [`Cluster::damage`] |
 //! | 8 | every start, and after every failed write | [`Cluster::start`], [`Slot::check_poisoned`] |
 //! | 10 | two runs of one seed, in a test | [`trace`] |
+//! | 14 | every start, and with 1 | [`Names::found_in`], [`Names::check`] |
 //!
 //! [`Slot::check_truth`]: super::slot::Slot::check_truth
 //! [`Slot::check_durable`]: super::slot::Slot::check_durable
@@ -24,6 +25,8 @@
 //! [`Book::begin`]: super::book::Book::begin
 //! [`Cluster::damage`]: super::cluster::Cluster::damage
 //! [`Cluster::start`]: super::cluster::Cluster::start
+//! [`Names::found_in`]: super::named::Names::found_in
+//! [`Names::check`]: super::named::Names::check
 //! [`trace`]: super::trace
 
 use std::fmt;
@@ -47,6 +50,8 @@ pub enum Rule {
     Damage,
     /// 8: a recovery has everything that had left, and after a failed write nothing is acknowledged.
     Recovery,
+    /// 14: a request with a name is done once, all of it or nothing, and answered the same ever after.
+    Requests,
     /// A reply says what the set's definition says.
     Replies,
     /// Once the faults stop, all agree with each other and with what clients were told, in bounded time.
@@ -64,6 +69,7 @@ impl fmt::Display for Rule {
             Self::Index => "invariant 6, the index at P is the fold up to P",
             Self::Damage => "invariant 7, damage is refused and nothing is changed",
             Self::Recovery => "invariant 8, a recovery has all that had left, and a failed write ends the store",
+            Self::Requests => "invariant 14, a named request is done once and answered the same",
             Self::Replies => "replies are what the definition says",
             Self::Liveness => "after the faults all agree",
         })
@@ -72,7 +78,7 @@ impl fmt::Display for Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Truth,
         Self::Durable,
         Self::Context,
@@ -81,6 +87,7 @@ impl Rule {
         Self::Index,
         Self::Damage,
         Self::Recovery,
+        Self::Requests,
         Self::Replies,
         Self::Liveness,
     ];

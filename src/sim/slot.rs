@@ -7,9 +7,10 @@ use std::sync::Arc;
 use super::book::Book;
 use super::index::Shelf;
 use super::model::Model;
+use super::named::Names;
 use super::rules::Rule;
-use crate::crdt::{Base, Dot, MAX_REMOVE_TAGS, NodeId, Op, OpBody, ReplicaId, Seq, Tag, VersionVector};
-use crate::replica::{Outgoing, Replica, ReplicaConfig, Reply, Request};
+use crate::crdt::{Base, Dot, Element, MAX_REMOVE_TAGS, NodeId, Op, OpBody, ReplicaId, Seq, Tag, VersionVector};
+use crate::replica::{Outgoing, Replica, ReplicaConfig, Reply, Request, Write};
 use crate::storage::compaction::CompactionPlan;
 use crate::storage::disk::{Kept, MemDisk};
 use crate::storage::store::FeedBatch;
@@ -29,6 +30,7 @@ pub const SMALL: StoreLimits = StoreLimits {
     memtable_bytes: 1 << 20,
     recent_bytes: 1 << 10,
     max_join_changes: 4,
+    index_slack_bytes: 2000,
 };
 
 /// Commits of which it is remembered what was held then, for the index.
@@ -81,6 +83,8 @@ pub struct Past {
     pub durable: VersionVector,
     /// The incarnations that have written to it, oldest first. (The last one's operations may have been lost.)
     pub incarnations: Vec<ReplicaId>,
+    /// What it was asked under a name.
+    pub(super) names: Names,
     /// What was held at the last commits, by their LSNs.
     pub(super) commits: BTreeMap<Lsn, VersionVector>,
 }
@@ -213,6 +217,7 @@ impl Slot {
         book.begin(store.incarnation());
         let model = Model::at(book, store.vv());
         let floor = store.state().floor.clone();
+        self.past.names.found_in(store);
         self.past.incarnations.retain(|incarnation| store.vv().get(*incarnation) > Seq(0));
         self.running = Some(Running {
             replica,
@@ -266,32 +271,15 @@ impl Slot {
         let own = store.incarnation();
         running.model.absorb(book, store.vv(), own);
         let served = running.asked.len() - running.replica.held_requests();
+        let Past { incarnations, names, .. } = &mut self.past;
         for (msg_id, request) in running.asked.drain(..served) {
-            let mut make = |model: &mut Model, body| {
-                if model.vv().get(own) == Seq(0) {
-                    start(book, model, store, &mut self.past.incarnations);
-                }
-                let op = Op { dot: Dot::new(own, model.vv().get(own).next()), body };
-                model.make(&op);
-                let dot = op.dot;
-                book.make(op);
-                dot
-            };
+            let model = &mut running.model;
+            let mut perform = |write: &Write| perform(book, model, store, incarnations, write);
             let (reply, dot) = match request {
-                Request::Add(element) => {
-                    let dot = make(&mut running.model, OpBody::Add(element));
-                    (Reply::Added(dot), Some(dot))
-                }
-                Request::Remove(element) => {
-                    let tags = running.model.tags(&element);
-                    let mut last = None;
-                    for tags in tags.chunks(MAX_REMOVE_TAGS) {
-                        let body = OpBody::Remove { element: element.clone(), tags: tags.to_vec() };
-                        last = Some(make(&mut running.model, body));
-                    }
-                    (Reply::Removed(tags), last)
-                }
-                Request::Read => (Reply::Elements(running.model.elements()), None),
+                Request::Add(element) => perform(&Write::Add(element)),
+                Request::Remove(element) => perform(&Write::Remove(element)),
+                Request::Once(key, write) => names.once(key, write, perform),
+                Request::Read => (Reply::Elements(model.elements()), None),
                 other => unreachable!("{other:?} is never asked here"),
             };
             running.expected.push_back((msg_id, reply, dot));
@@ -307,7 +295,12 @@ impl Slot {
     /// If it is not the next that must come.
     pub fn check_reply(&mut self, msg_id: i64, reply: &Reply) -> Option<Dot> {
         let expected = self.running.as_mut().and_then(|running| running.expected.pop_front());
-        let right = expected.as_ref().is_some_and(|(id, expected, _)| (*id, expected) == (msg_id, reply));
+        let same = |expected: &Reply| match (expected, reply) {
+            // The words are the replica's own.
+            (Reply::Error { code: expected, .. }, Reply::Error { code, .. }) => expected == code,
+            _ => expected == reply,
+        };
+        let right = expected.as_ref().is_some_and(|(id, expected, _)| *id == msg_id && same(expected));
         Rule::Replies.must(right, || format!("{} says {reply:?} to {msg_id}, and must say {expected:?}", self.id));
         expected.and_then(|(.., dot)| dot)
     }
@@ -370,6 +363,7 @@ impl Slot {
     fn committed(&mut self) {
         let running = self.running.as_mut().expect("it is up");
         running.commits += 1;
+        self.past.names.committed();
         if self.past.durable != *running.model.vv() {
             self.past.durable = running.model.vv().clone();
             if self.indexed {
@@ -420,6 +414,45 @@ impl Slot {
     }
 }
 
+/// Does what the replica must have done, and says what it must answer and which operation that acknowledges.
+fn perform(
+    book: &mut Book,
+    model: &mut Model,
+    store: &Store,
+    incarnations: &mut Vec<ReplicaId>,
+    write: &Write,
+) -> (Reply, Option<Dot>) {
+    let (own, mut last) = (store.incarnation(), None);
+    let mut make = |model: &mut Model, body| {
+        if model.vv().get(own) == Seq(0) {
+            start(book, model, store, incarnations);
+        }
+        let dot = Dot::new(own, model.vv().get(own).next());
+        let op = Op { dot, body };
+        model.make(&op);
+        book.make(op);
+        last = Some(dot);
+        dot
+    };
+    let mut tags_of = |element: &Element, adds: bool| {
+        if adds {
+            return vec![make(model, OpBody::Add(element.clone()))];
+        }
+        let tags = model.tags(element);
+        for tags in tags.chunks(MAX_REMOVE_TAGS) {
+            make(model, OpBody::Remove { element: element.clone(), tags: tags.to_vec() });
+        }
+        tags
+    };
+    let reply = match write {
+        Write::Add(element) => Reply::Added(tags_of(element, true)[0]),
+        Write::AddMany(elements) => Reply::AddedMany(elements.iter().flat_map(|e| tags_of(e, true)).collect()),
+        Write::Remove(element) => Reply::Removed(tags_of(element, false)),
+        Write::RemoveMany(elements) => Reply::RemovedMany(elements.iter().map(|e| tags_of(e, false)).collect()),
+    };
+    (reply, last)
+}
+
 /// The Start that the replica has put before its first operation, which must name what its store held of its last own.
 fn start(book: &mut Book, model: &mut Model, store: &Store, incarnations: &mut Vec<ReplicaId>) {
     let own = store.incarnation();
@@ -459,6 +492,7 @@ fn feed(running: &mut Running, now_ms: u64) {
         let Some(index) = store.index().cloned() else { return };
         apply_all(index.as_ref(), &batches);
         store.index_noted(index.position().lsn);
+        store.index_measured(index.size_on_disk().expect("an index in memory has a size"));
         store.maintain();
     }
 }

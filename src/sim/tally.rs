@@ -10,6 +10,8 @@ pub struct Tally {
     pub seeds: u64,
     /// Clients' requests that were answered.
     pub client_ops: u64,
+    /// Clients' requests under the name of an earlier one.
+    pub repeats: u64,
     /// Process starts.
     pub starts: u64,
     /// Starts that cut off a torn tail.
@@ -73,10 +75,11 @@ impl Tally {
     }
 
     /// The figures that add up.
-    fn sums(&mut self) -> [&mut u64; 25] {
+    fn sums(&mut self) -> [&mut u64; 26] {
         [
             &mut self.seeds,
             &mut self.client_ops,
+            &mut self.repeats,
             &mut self.starts,
             &mut self.torn_tails,
             &mut self.indexes_trusted,

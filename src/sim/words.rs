@@ -16,6 +16,9 @@ pub fn request(request: &Request) -> String {
     match request {
         Request::Add(element) => format!("add {}", short(element.as_str())),
         Request::Remove(element) => format!("remove {}", short(element.as_str())),
+        Request::Once(key, write) => {
+            format!("{} once, as {}", self::request(&write.clone().into()), &key.to_string()[..4])
+        }
         other => format!("{other:?}").to_lowercase(),
     }
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use super::error::StoreError;
 
 /// The format of all files that this program writes.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// Bytes before the body.
 pub const ENVELOPE_BYTES: usize = 20;
 

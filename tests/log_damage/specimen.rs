@@ -40,6 +40,7 @@ pub fn open(disk: &MemDisk, source: &mut dyn IndexSource) -> Result<(Store, Reco
             memtable_bytes: 1 << 20,
             recent_bytes: 1 << 10,
             max_join_changes: 4,
+            index_slack_bytes: 4 << 20,
         },
     };
     Store::open(options, source)

@@ -20,6 +20,7 @@ const LARGE: StoreLimits = StoreLimits {
     memtable_bytes: 32 << 20,
     recent_bytes: 1 << 20,
     max_join_changes: 16_384,
+    index_slack_bytes: 4 << 20,
 };
 
 fn up_with(limits: StoreLimits, count: usize, seed: u64) -> Cluster {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::rows::{DifferenceRow, EntryRow, EventRow, IndexRow, SummaryRow, TagRow, raw};
+use super::rows::{AnswerRow, DifferenceRow, EntryRow, EventRow, IndexRow, SummaryRow, TagRow, raw};
 use super::{List, Printer};
 
 /// How the objects lie.
@@ -148,6 +148,7 @@ impl<W: Write> Printer for Json<W> {
         self.member(match list {
             List::Elements => "elements",
             List::Log => "log",
+            List::Answers => "answers",
             List::IndexRecords => "index_elements",
             List::ElementTags => "element",
             List::History => "history",
@@ -179,6 +180,10 @@ impl<W: Write> Printer for Json<W> {
 
     fn entry(&mut self, entry: &EntryRow) -> io::Result<()> {
         self.item("entry", entry)
+    }
+
+    fn answer(&mut self, answer: &AnswerRow) -> io::Result<()> {
+        self.item("answer", answer)
     }
 
     fn index(&mut self, index: &IndexRow) -> io::Result<()> {

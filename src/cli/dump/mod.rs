@@ -86,13 +86,15 @@ enum Section {
     Elements,
     /// Everything in the log, oldest first
     Log,
+    /// What was answered to the last requests with a `request_id`, oldest first
+    Answers,
     /// The sled trees as they are
     Index,
     /// All of these
     All,
 }
 
-/// One way to show a store. Calls come in the order summary, elements, log, index, or tags, history.
+/// One way to show a store. Calls come in the order summary, elements, log, answers, index, or tags, history.
 trait Printer {
     /// A store begins.
     fn store(&mut self, path: &Path) -> io::Result<()>;
@@ -104,6 +106,8 @@ trait Printer {
     fn tag(&mut self, first: bool, element: &str, tag: &rows::TagRow) -> io::Result<()>;
     /// Something in the log.
     fn entry(&mut self, entry: &rows::EntryRow) -> io::Result<()>;
+    /// What was answered to a request with a `request_id`.
+    fn answer(&mut self, answer: &rows::AnswerRow) -> io::Result<()>;
     /// What the index says of itself; if it cannot be shown: why.
     fn index(&mut self, index: &rows::IndexRow) -> io::Result<()>;
     /// A tag that only one of two stores has.
@@ -123,6 +127,7 @@ trait Printer {
 enum List {
     Elements,
     Log,
+    Answers,
     IndexRecords,
     ElementTags,
     History,
@@ -219,6 +224,11 @@ fn show(
         view.each_entry::<anyhow::Error>(|segment, offset, item| {
             Ok(printer.entry(&rows::EntryRow::new(&view, segment, offset, &item))?)
         })?;
+        printer.end_list()?;
+    }
+    if wants(Section::Answers) {
+        printer.list(List::Answers)?;
+        view.replay.state.answers.iter().try_for_each(|known| printer.answer(&rows::AnswerRow::new(known)))?;
         printer.end_list()?;
     }
     if let Some(copy) = copy {

@@ -8,7 +8,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::crdt::{
-    Dot, Entry, Incarnations, JoinCommit, JoinPart, LiveBits, NodeId, OpBody, Record, ReplicaId, Seq, Tag,
+    Answer, Answered, Dot, Entry, Incarnations, JoinCommit, JoinPart, LiveBits, NodeId, OpBody, Record, ReplicaId, Seq,
+    Tag,
 };
 use crate::dump::diff::Absence;
 use crate::dump::history::Event;
@@ -112,6 +113,7 @@ pub struct SummaryRow {
     pub lsn: LsnRow,
     pub elements: u64,
     pub tags: u64,
+    pub request_ids: usize,
     pub log: LogRow,
     pub snapshot: Option<SnapshotRow>,
     pub index_state: Option<IndexStateRow>,
@@ -142,6 +144,7 @@ pub struct OpCountsRow {
     pub remove: u64,
     pub join_part: u64,
     pub join_commit: u64,
+    pub answer: u64,
 }
 
 #[derive(Serialize, Debug)]
@@ -221,6 +224,7 @@ impl SummaryRow {
             },
             elements: summary.counts.elements,
             tags: summary.counts.tags,
+            request_ids: summary.answers,
             log: LogRow::new(summary),
             snapshot: summary.snapshot.map(|(lsn, counts, bytes)| SnapshotRow {
                 lsn: lsn.0,
@@ -256,6 +260,7 @@ impl LogRow {
                 remove: ops.removes,
                 join_part: ops.join_parts,
                 join_commit: ops.join_commits,
+                answer: ops.answers,
             },
             bytes: segments.iter().map(|segment| segment.bytes).sum(),
             torn_tail_bytes: summary.torn_tail_bytes,
@@ -299,7 +304,32 @@ pub enum What {
     Remove { tags: Vec<String>, element: Box<RawValue> },
     JoinPart { join: String, records: Vec<JoinRecordRow>, live: Vec<LiveRow> },
     JoinCommit { join: String, version_vector: Vec<ReplicaRow> },
+    Answer(AnswerRow),
     Clean { index_lsn: Option<u64>, counts: bool },
+}
+
+/// What was answered to a request with a name.
+#[derive(Serialize, Debug)]
+pub struct AnswerRow {
+    /// The hash of its `request_id`: SHA-256, the first 16 bytes.
+    pub request: String,
+    /// To what sort of request.
+    pub to: &'static str,
+    /// The tags in the answer.
+    pub tags: Vec<String>,
+}
+
+impl AnswerRow {
+    pub fn new(answered: &Answered) -> Self {
+        let to = match &answered.answer {
+            Answer::Added(_) => "add",
+            Answer::AddedMany(_) => "add_many",
+            Answer::Removed(_) => "remove",
+            Answer::RemovedMany(_) => "remove_many",
+        };
+        let tags: Vec<Tag> = answered.answer.tags().collect();
+        Self { request: answered.key.to_string(), to, tags: uuids(&tags) }
+    }
 }
 
 /// A record in a part of a state delta.
@@ -361,6 +391,7 @@ impl What {
             Entry::Op(op) => op,
             Entry::JoinPart(part) => return (None, Self::part(part)),
             Entry::JoinCommit(commit) => return (None, Self::commit(commit)),
+            Entry::Answered(answered) => return (None, Self::Answer(AnswerRow::new(answered))),
         };
         let what = match &op.body {
             OpBody::Start { parent, .. } => Self::Start { parent: parent.map(ParentRow::new) },

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use super::rows::{
-    DifferenceRow, EntryRow, EventRow, EventWhat, IndexRow, IndexStateRow, SummaryRow, TagRow, What, WhyNot,
+    AnswerRow, DifferenceRow, EntryRow, EventRow, EventWhat, IndexRow, IndexStateRow, SummaryRow, TagRow, What, WhyNot,
 };
 use super::{List, Printer};
 
@@ -40,8 +40,9 @@ impl<W: Write> Table<W> {
             (0, 0) => String::new(),
             (parts, commits) => format!(", {parts} join parts, {commits} join commits"),
         };
+        let answers = if ops.answer > 0 { format!(", {} answers", ops.answer) } else { String::new() };
         let total = ops.total;
-        let counts = format!("{} starts, {} adds, {} removes{joins}", ops.start, ops.add, ops.remove);
+        let counts = format!("{} starts, {} adds, {} removes{joins}{answers}", ops.start, ops.add, ops.remove);
         self.field("ops in log", format_args!("{total}: {counts}"))?;
         self.field("torn tail", format_args!("{} bytes", log.torn_tail_bytes))?;
         writeln!(self.out, "\n  SEGMENT               BYTES   AFTER LSN")?;
@@ -103,12 +104,18 @@ fn what(what: &What) -> String {
         What::JoinCommit { join, version_vector } => {
             format!("join {join}, commit: {}", plural(version_vector.len(), "replica id"))
         }
+        What::Answer(answer) => format!("answer to request {}: {}", answer.request, answered(answer)),
         What::Clean { index_lsn, counts } => {
             let index = index_lsn.map_or("no index".to_owned(), |lsn| format!("index at LSN {lsn}"));
             let unlisted = if *counts { "" } else { ", does not count: the manifest had not said so yet" };
             format!("clean stop, {index}{unlisted}")
         }
     }
+}
+
+fn answered(answer: &AnswerRow) -> String {
+    let tags = if answer.tags.is_empty() { "no tags".to_owned() } else { answer.tags.join(" ") };
+    format!("{} {tags}", answer.to)
 }
 
 impl<W: Write> Printer for Table<W> {
@@ -144,6 +151,9 @@ impl<W: Write> Printer for Table<W> {
         }
         self.field("elements", summary.elements)?;
         self.field("tags", summary.tags)?;
+        if summary.request_ids > 0 {
+            self.field("request ids", format_args!("{} whose answers are known", summary.request_ids))?;
+        }
         self.log_fields(summary)?;
         self.vector(summary)
     }
@@ -155,6 +165,7 @@ impl<W: Write> Printer for Table<W> {
                 "TAG                                   NODE           SEQ  ELEMENT"
             }
             List::Log => "SEGMENT             OFFSET        LSN  NODE           SEQ  OPERATION",
+            List::Answers => "SHA-256 OF REQUEST ID, CUT TO 16 BYTES  WHAT WAS ANSWERED",
             List::History => "       LSN  WHAT BEFELL IT",
             List::Differences => "TAG                                   NODE           SEQ  IN ONE STORE ONLY",
         };
@@ -177,6 +188,11 @@ impl<W: Write> Printer for Table<W> {
         let again = if entry.repeated { "(again) " } else { "" };
         let (segment, offset, what) = (&entry.segment, entry.offset, what(&entry.what));
         writeln!(self.out, "  {segment}  {offset:>10}  {lsn:>9}  {name:<8} {seq:>9}  {again}{what}")
+    }
+
+    fn answer(&mut self, answer: &AnswerRow) -> io::Result<()> {
+        self.items += 1;
+        writeln!(self.out, "  {:<38}  {}", answer.request, answered(answer))
     }
 
     fn index(&mut self, index: &IndexRow) -> io::Result<()> {

@@ -11,6 +11,7 @@ use crate::crdt::{Base, BaseError, Change, Element, Record, RecordKey, Records};
 use crate::storage::Counts;
 
 use super::count::{count_changes, net_changes};
+use super::outgrown::OVERHEAD_BYTES;
 use super::{Index, IndexError, IndexPosition};
 
 /// Records are copied out in chunks of this many, so that no lock is held between two of them. The first chunk is
@@ -27,6 +28,8 @@ struct Contents {
     records: BTreeMap<RecordKey, Option<Element>>,
     position: IndexPosition,
     counts: Counts,
+    /// What all changes there ever were would take, as on a disk that gives nothing back.
+    bytes_written: u64,
 }
 
 impl Contents {
@@ -89,6 +92,14 @@ impl Index for MemoryIndex {
         self.read(|contents| contents.counts)
     }
 
+    fn standing(&self) -> Result<(IndexPosition, Counts), IndexError> {
+        Ok(self.read(|contents| (contents.position, contents.counts)))
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        0
+    }
+
     fn apply(&self, changes: &[(RecordKey, Change)], position: IndexPosition) -> Result<(), IndexError> {
         let net = net_changes(changes);
         let mut contents = self.0.write().unwrap_or_else(PoisonError::into_inner);
@@ -100,11 +111,17 @@ impl Index for MemoryIndex {
                 Change::Delete => contents.records.remove(key),
             };
         }
+        let bytes = |(key, _): &(RecordKey, Change)| key.as_bytes().len() as u64 + OVERHEAD_BYTES;
+        contents.bytes_written += changes.iter().map(bytes).sum::<u64>();
         contents.position = position;
         Ok(())
     }
 
     fn sync(&self) -> Result<(), IndexError> {
         Ok(())
+    }
+
+    fn size_on_disk(&self) -> Result<u64, IndexError> {
+        Ok(self.read(|contents| contents.bytes_written))
     }
 }

@@ -29,11 +29,12 @@
 use std::path::PathBuf;
 
 use crate::crdt::{Base, BaseError, Change, RecordKey};
-use crate::storage::{Counts, Lsn};
+use crate::storage::{Counts, Lsn, StoreError};
 
 mod count;
 mod inspect;
 mod memory_index;
+mod outgrown;
 mod sled_files;
 mod sled_home;
 mod sled_index;
@@ -45,6 +46,7 @@ mod tests;
 pub use count::{CountDelta, count_changes};
 pub use inspect::{IndexCopy, NotedState, noted_state};
 pub use memory_index::MemoryIndex;
+pub use outgrown::{IndexSize, is_outgrown};
 pub use sled_files::{OPEN_TIMEOUT, OPENER_THREAD};
 pub use sled_home::{IndexHome, Unusable, current_boot_id, is_of_this_boot};
 pub use sled_index::SledIndex;
@@ -113,6 +115,12 @@ pub enum IndexError {
     Records(#[from] BaseError),
 }
 
+impl From<IndexError> for StoreError {
+    fn from(error: IndexError) -> Self {
+        BaseError::from(error).into()
+    }
+}
+
 impl From<IndexError> for BaseError {
     fn from(error: IndexError) -> Self {
         match error {
@@ -130,6 +138,16 @@ pub trait Index: Base + Send + Sync {
     /// How many elements and tags are in it.
     fn counts(&self) -> Counts;
 
+    /// Where the records stand that are there at this moment, and how many they are. While changes are applied
+    /// ([`Index::position`] may lag then) this changes in the same step as the records do.
+    ///
+    /// # Errors
+    /// If that cannot be read.
+    fn standing(&self) -> Result<(IndexPosition, Counts), IndexError>;
+
+    /// How many bytes of disk it takes.
+    fn disk_bytes(&self) -> u64;
+
     /// Takes in all changes up to `position`, in one atomic step.
     ///
     /// # Errors
@@ -141,4 +159,10 @@ pub trait Index: Base + Send + Sync {
     /// # Errors
     /// If that failed.
     fn sync(&self) -> Result<(), IndexError>;
+
+    /// How many bytes of disk it takes. It never gives any back: see [`is_outgrown`].
+    ///
+    /// # Errors
+    /// If its files cannot be looked at.
+    fn size_on_disk(&self) -> Result<u64, IndexError>;
 }

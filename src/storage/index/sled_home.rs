@@ -44,8 +44,8 @@ use crate::crdt::Records;
 use crate::planted::{self, Bug};
 
 use super::sled_files::{
-    OPEN_TIMEOUT, Opened, Opener, bytes_on_disk, io_error, is_let_go, make_dir, make_private, open_guarded, open_sled,
-    panic_text, remove_all, sync_path, sync_tree,
+    OPEN_TIMEOUT, Opened, Opener, io_error, is_let_go, make_dir, make_private, open_guarded, open_sled, panic_text,
+    remove_all, sync_path, sync_tree,
 };
 use super::state_file::{IndexState, inode_of};
 use super::{Index, IndexError, IndexPosition, SledIndex};
@@ -199,7 +199,7 @@ impl IndexHome {
     /// own position, may be what the new one is made of, as long as nothing is applied to it meanwhile. Until the new
     /// one is done, the old one is the one to open after a crash. Thereafter: [`IndexHome::discard`] it.
     ///
-    /// For an index whose [`IndexHome::size_on_disk`] has grown to several times what it holds.
+    /// For an index that is [outgrown](super::is_outgrown), or that a large join has left behind.
     ///
     /// # Errors
     /// If the records cannot be read or the index cannot be written; the old one stays the index.
@@ -222,8 +222,9 @@ impl IndexHome {
     pub fn discard(&self, old: SledIndex) -> Result<(), IndexError> {
         let dir = old.dir().to_path_buf();
         assert!(self.live.is_none_or(|live| self.dir(live) != dir), "the present index is not to be discarded");
-        close_sled(old)?;
-        remove_all(&dir)
+        let closed = close_sled(old);
+        // Whether it closed well does not matter to anybody any more.
+        remove_all(&dir).and(closed)
     }
 
     /// Notes where the present index stands, and under which boot. Not synced; cheap enough to be done every second.
@@ -266,14 +267,6 @@ impl IndexHome {
     pub fn distrust(&self) {
         // If it cannot be removed, the index itself says that its last step failed.
         let _ = fs::remove_file(self.state_path());
-    }
-
-    /// How many bytes of disk the present index takes.
-    ///
-    /// # Errors
-    /// If its files cannot be looked at.
-    pub fn size_on_disk(&self) -> Result<u64, IndexError> {
-        self.live.map_or(Ok(0), |live| bytes_on_disk(&self.dir(live)))
     }
 
     fn index_dir(&self) -> PathBuf {

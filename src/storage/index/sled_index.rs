@@ -22,7 +22,7 @@
 //! - sled takes one lock, the same for all databases of the process, for the length of a batch: a batch of 1,024
 //!   records holds up every reader for some milliseconds. Smaller batches hold them up for less.
 //! - sled's batches are hash maps: the order within one is not kept.
-//! - Disk is never given back: see [`IndexHome::rebuild_beside`](super::IndexHome::rebuild_beside).
+//! - Disk is never given back: see [`is_outgrown`](super::is_outgrown).
 
 use std::fmt;
 use std::ops::Bound;
@@ -37,7 +37,7 @@ use crate::crdt::{Base, BaseError, Change, Element, Record, RecordKey, Records};
 use crate::storage::{Counts, Lsn};
 
 use super::count::{count_changes, net_changes};
-use super::sled_files::{META_KEY, Opened, panic_text, sync_path, sync_tree};
+use super::sled_files::{META_KEY, Opened, bytes_on_disk, panic_text, sync_path, sync_tree};
 use super::{Index, IndexError, IndexPosition};
 
 /// The version of the meta value and of all that this module writes. An index of another version is rebuilt.
@@ -287,6 +287,18 @@ impl Index for SledIndex {
         self.meta().counts()
     }
 
+    fn standing(&self) -> Result<(IndexPosition, Counts), IndexError> {
+        let bytes = self.guard("read", || self.tree.get(META_KEY))?;
+        let meta = bytes.and_then(|bytes| Meta::decode(&bytes));
+        let meta = meta.ok_or_else(|| self.corrupt("its position is gone, or garbled".into()))?;
+        Ok((meta.position(), meta.counts()))
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        // What sled fails to tell is of no consequence here.
+        self.guard("tell its size", || self.db.size_on_disk()).unwrap_or(0)
+    }
+
     fn apply(&self, changes: &[(RecordKey, Change)], position: IndexPosition) -> Result<(), IndexError> {
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         if self.broken.swap(true, Ordering::Relaxed) {
@@ -318,5 +330,9 @@ impl Index for SledIndex {
         sync_tree(&self.dir)?;
         // The directory's own name is in its parent.
         self.dir.parent().map_or(Ok(()), sync_path)
+    }
+
+    fn size_on_disk(&self) -> Result<u64, IndexError> {
+        bytes_on_disk(&self.dir)
     }
 }

@@ -45,6 +45,12 @@ pub trait IndexSource: Send {
     /// Sees to it that the index that is there is not trusted at the next start.
     fn distrust(&mut self);
 
+    /// Deletes indexes that have been replaced, as far as nobody holds them any more; says whether that was all of them.
+    /// To be called now and then after a rebuild.
+    fn discard_replaced(&mut self) -> bool {
+        true
+    }
+
     /// Closes the index, so that it may be trusted after a power cut too, and says where it stands. Nobody else may
     /// hold it any more.
     ///
@@ -110,6 +116,8 @@ pub struct SledSource {
     home: IndexHome,
     dir: PathBuf,
     current: Option<Arc<SledIndex>>,
+    /// Indexes that were replaced while others may have held them.
+    replaced: Vec<Arc<SledIndex>>,
 }
 
 /// A rebuild that takes longer than this says how far it is.
@@ -123,7 +131,12 @@ const RECORDS_PER_CHECK: usize = 4096;
 impl SledSource {
     /// The index of the store in `dir`.
     pub fn new(dir: &Path) -> Self {
-        Self { home: IndexHome::new(dir, current_boot_id()), dir: dir.to_path_buf(), current: None }
+        Self {
+            home: IndexHome::new(dir, current_boot_id()),
+            dir: dir.to_path_buf(),
+            current: None,
+            replaced: Vec::new(),
+        }
     }
 }
 
@@ -164,13 +177,14 @@ impl IndexSource for SledSource {
                 tracing::info!("rebuilding the index: {records} records so far");
             }
         };
-        let index = match self.current.take() {
-            // It may still be read by others, so it stays where it is; its files go when the next one is opened.
+        let index = match self.current {
+            // It may still be read by others, so it stays where it is until nobody does. If no new one can be built, it
+            // stays in use.
             Some(_) => self.home.rebuild_beside(records, position, &mut progress)?,
             None => self.home.rebuild(records, position, &mut progress)?,
         };
         let index = Arc::new(index);
-        self.current = Some(Arc::clone(&index));
+        self.replaced.extend(self.current.replace(Arc::clone(&index)));
         Ok(index)
     }
 
@@ -194,7 +208,19 @@ impl IndexSource for SledSource {
         self.home.distrust();
     }
 
+    fn discard_replaced(&mut self) -> bool {
+        for index in std::mem::take(&mut self.replaced) {
+            match Arc::try_unwrap(index) {
+                // What cannot be deleted goes when the next process opens the index.
+                Ok(index) => drop(self.home.discard(index)),
+                Err(index) => self.replaced.push(index),
+            }
+        }
+        self.replaced.is_empty()
+    }
+
     fn close(&mut self) -> Result<Option<IndexPosition>, IndexError> {
+        self.discard_replaced();
         match self.current.take().and_then(Arc::into_inner) {
             Some(index) => self.home.close(index).map(Some),
             None => Ok(None),

@@ -6,9 +6,8 @@
 
 use std::path::Path;
 
-use super::{
-    BLOCK_HEAD_BYTES, FOOTER_MAGIC, PREAMBLE_BYTES, RecordForm, Snapshot, block_checksum, open_file, read_range,
-};
+use super::reader::{open_file, read_range};
+use super::{BLOCK_HEAD_BYTES, FOOTER_MAGIC, PREAMBLE_BYTES, RecordForm, Snapshot, block_checksum};
 use crate::crdt::{Element, Seq};
 use crate::storage::codec;
 use crate::storage::disk::Disk;
@@ -65,8 +64,10 @@ impl Snapshot {
 
     fn lists_blocks_before(&self, footer: u64) -> bool {
         let end =
-            |block: &super::Block| block.offset.checked_add(BLOCK_HEAD_BYTES as u64 + u64::from(block.payload_bytes));
-        self.blocks.iter().all(|block| end(block).is_some_and(|end| end <= footer))
+            |offset: u64, payload_bytes: u32| offset.checked_add(BLOCK_HEAD_BYTES as u64 + u64::from(payload_bytes));
+        let answers = self.answer_blocks.iter().map(|block| (block.offset, block.payload_bytes));
+        let mut blocks = self.blocks.iter().map(|block| (block.offset, block.payload_bytes)).chain(answers);
+        blocks.all(|(offset, payload_bytes)| end(offset, payload_bytes).is_some_and(|end| end <= footer))
     }
 
     /// Where block `n` begins.
@@ -94,7 +95,7 @@ fn orphaned_records(mut payload: &[u8]) -> Option<Vec<(Element, Seq)>> {
 mod tests {
     use super::super::{SnapshotHeader, TRAILER_BYTES, write};
     use super::*;
-    use crate::crdt::{Dot, Record, ReplicaId};
+    use crate::crdt::{Answers, Dot, Record, ReplicaId};
     use crate::storage::Lsn;
     use crate::storage::codec::Context;
     use crate::storage::disk::MemDisk;
@@ -105,9 +106,12 @@ mod tests {
         let header = SnapshotHeader { lsn: Lsn(9), frame_checksum: 4, own: None, context: Context::default() };
         // An element that contains the magic bytes of a footer.
         let element = Element::from_canonical(b"\"ORSETFTR\"");
+        let answers = Answers::default();
         let records = [Ok(Record::new(&element, Dot::new(ReplicaId::from_random(1), Seq(2))))];
-        let path =
-            write(&disk, Path::new("/"), &header, 77, Box::new(records.into_iter())).unwrap().path().to_path_buf();
+        let path = write(&disk, Path::new("/"), &header, 77, Box::new(records.into_iter()), &answers)
+            .unwrap()
+            .path()
+            .to_path_buf();
         let whole = disk.files().remove(&path).unwrap();
         // Where it says itself: the footer lists first keys, so the magic bytes are in it too.
         let footer = usize::from(*whole[whole.len() - TRAILER_BYTES..].first().unwrap());

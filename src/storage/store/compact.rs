@@ -91,6 +91,15 @@ impl Store {
     /// Takes note that a compaction did not work out; the store is as it was.
     pub fn compaction_failed(&mut self) {
         self.compacting = false;
+        self.keep_sound_index();
+    }
+
+    /// Whether the compaction that is under way should not take its time: somebody waits for the snapshot, or the log
+    /// grows faster than snapshots are made.
+    pub fn compaction_is_urgent(&self) -> bool {
+        let covered = self.snapshot.as_ref().map_or(Lsn(0), |snapshot| snapshot.header().lsn);
+        let uncovered = self.closed_bytes(self.first_uncovered(covered)..self.closed.len());
+        self.compacting && (self.snapshot_wanted.is_some() || uncovered >= self.retention_bytes())
     }
 
     /// Asks for a snapshot of what there is now, at the next opportunity.

@@ -9,11 +9,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Store;
-use crate::crdt::{Base, Change, RecordKey};
+use crate::crdt::{Base, Change, MAX_INLINE_BYTES, RecordKey};
 use crate::planted::{self, Bug};
 use crate::storage::Lsn;
-use crate::storage::index::{Index, IndexPosition};
+use crate::storage::index::{Index, IndexPosition, IndexSize, is_outgrown};
 use crate::storage::snapshot::Snapshot;
+
+/// An index that lacks no more than so many operations counts as idle.
+const IDLE_LAG: u64 = 16_384;
 
 /// The changes of one commit.
 #[derive(Clone, Debug)]
@@ -41,12 +44,22 @@ pub(super) struct IndexState {
     joined: VecDeque<Lsn>,
     /// Where the index would be found, at least, if the process were killed now.
     noted: Lsn,
+    /// How many changes have been taken for the index since it was built; `None` if another process built it.
+    changes: Option<u64>,
+    /// The present index is sound: it goes on being used if it cannot be replaced.
+    sound: bool,
 }
 
 impl IndexState {
-    pub(super) fn new(index: Option<Arc<dyn Index>>, rebuild_from: Option<Lsn>) -> Self {
-        let noted = index.as_ref().map(|index| index.position().lsn).unwrap_or_default();
-        Self { index, rebuild_from, noted, ..Self::default() }
+    /// An index that is there: `built` by this process, or found.
+    pub(super) fn with(index: Arc<dyn Index>, built: bool) -> Self {
+        let noted = index.position().lsn;
+        Self { index: Some(index), noted, changes: built.then_some(0), ..Self::default() }
+    }
+
+    /// None: it is built from the next snapshot.
+    pub(super) fn missing() -> Self {
+        Self { rebuild_from: Some(Lsn(0)), ..Self::default() }
     }
 
     /// Up to where a snapshot may go. One that is ahead of the index makes the index worthless at the next start, as
@@ -85,8 +98,7 @@ impl Store {
         let position = IndexPosition { lsn: self.lsn, checksum: self.checksum };
         if self.state.memtable.joined() > self.index.joined.len() {
             self.index.laid(self.state.memtable.joined(), self.lsn);
-            self.index.bytes_at_rebuild = self.state.memtable.bytes();
-            self.snapshot_wanted = Some(self.lsn);
+            self.want_new_index(false);
         }
         self.index.push(FeedBatch { changes, position });
         self.maintain();
@@ -98,6 +110,9 @@ impl Store {
             return Vec::new();
         }
         let mut batches: Vec<FeedBatch> = self.index.queue.drain(..).collect();
+        if let Some(changes) = &mut self.index.changes {
+            *changes += batches.iter().map(|batch| batch.changes.len() as u64).sum::<u64>();
+        }
         if planted::is(Bug::IndexPositionAhead)
             && let [first, .., last] = batches.as_mut_slice()
         {
@@ -125,11 +140,37 @@ impl Store {
         self.index.noted = at;
         self.index.queue.retain(|batch| batch.position.lsn > at);
         self.index.index = Some(index);
-        self.index.rebuilding = false;
+        (self.index.rebuilding, self.index.changes) = (false, Some(0));
         // Another state delta may have come meanwhile.
         self.index.rebuild_from.take_if(|from| *from <= at);
         self.state.memtable.drop_joined(self.index.joined_by(at));
         self.maintain();
+    }
+
+    /// From here on the index is not fed: another is built from the next snapshot. If that cannot be done, a `sound` one
+    /// stays in use.
+    fn want_new_index(&mut self, sound: bool) {
+        self.index.sound = sound;
+        self.index.rebuild_from = Some(self.lsn);
+        self.index.bytes_at_rebuild = self.state.memtable.bytes();
+        self.snapshot_wanted = Some(self.lsn);
+    }
+
+    /// Takes note of how many bytes of disk the index takes. If they are much more than its records need, it is replaced:
+    /// sled gives nothing back.
+    pub fn index_measured(&mut self, on_disk: u64) {
+        let Some(index) = &self.index.index else { return };
+        // A state delta that is arriving holds up snapshots.
+        if self.index.rebuild_from.is_some() || self.state.staged().is_some() {
+            return;
+        }
+        let (records, idle) = (index.counts().tags, self.index_lag() <= IDLE_LAG);
+        let record_bytes = self.snapshot.as_ref().map_or(MAX_INLINE_BYTES as u64, |snapshot| snapshot.record_bytes());
+        let size = IndexSize { on_disk, records, record_bytes, changes: self.index.changes, idle };
+        if is_outgrown(&size, self.limits.index_slack_bytes) {
+            tracing::info!("the index takes {on_disk} bytes for {records} records, and is built anew");
+            self.want_new_index(true);
+        }
     }
 
     /// Takes note of where the index would be found if the process were killed now.
@@ -155,9 +196,18 @@ impl Store {
         self.base = Arc::clone(snapshot) as Arc<dyn Base + Send + Sync>;
     }
 
-    /// Takes note that no new index could be built: it is tried again after the next snapshot.
+    /// Takes note that no new index could be built. Without a sound one it is tried again after the next snapshot.
     pub fn rebuild_failed(&mut self) {
         self.index.rebuilding = false;
+        self.keep_sound_index();
+    }
+
+    /// Goes on with the index that was to be replaced, if there is nothing wrong with it but its size: what waits for
+    /// another one must not wait for ever.
+    pub(super) fn keep_sound_index(&mut self) {
+        if self.index.sound && !self.index.rebuilding {
+            (self.index.rebuild_from, self.index.changes) = (None, Some(0));
+        }
     }
 
     /// Frees memory that the index's progress has made superfluous.

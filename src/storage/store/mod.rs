@@ -11,16 +11,20 @@
 //! The store has no thread of its own. Feeding the index and compacting are steps that it offers
 //! ([`Store::take_feed`], [`Store::plan_compaction`]) and whose outcome is reported back.
 
+mod answered;
 mod compact;
+mod counts;
 mod delta;
 mod feed;
 mod open;
+mod pending;
 mod recent;
 mod reserve;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use answered::TooMuchAtOnce;
 pub use delta::Delta;
 pub use feed::FeedBatch;
 pub use open::{IndexOutcome, Recovery};
@@ -39,6 +43,7 @@ use crate::crdt::{
     VersionVector,
 };
 use crate::planted::{self, Bug};
+use pending::Pending;
 use recent::Recent;
 
 /// Most operations in one frame.
@@ -64,6 +69,8 @@ pub struct StoreLimits {
     /// A state delta that changes more records than this is not worked into the memtable and the index: it is laid over
     /// them, and the index is rebuilt from the next snapshot.
     pub max_join_changes: usize,
+    /// Up to this size the index is never [outgrown](super::index::is_outgrown).
+    pub index_slack_bytes: u64,
 }
 
 impl Default for StoreLimits {
@@ -75,6 +82,7 @@ impl Default for StoreLimits {
             memtable_bytes: 32 << 20,
             recent_bytes: 4 << 20,
             max_join_changes: 16_384,
+            index_slack_bytes: 4 << 20,
         }
     }
 }
@@ -108,8 +116,7 @@ pub struct Store {
     closed: Vec<Segment>,
     active: Active,
     state: State,
-    pending: Vec<Entry>,
-    pending_bytes: usize,
+    pending: Pending,
     lsn: Lsn,
     checksum: u32,
     incarnation: ReplicaId,
@@ -247,12 +254,9 @@ impl Store {
         self.state.apply(self.base.as_ref(), &entry)?;
         self.joins.see(Lsn(self.lsn.0 + self.pending.len() as u64 + 1), &entry);
         match &entry {
-            Entry::Op(op) => {
-                self.pending_bytes += op.weight();
-                self.recent.push(op, recent_bytes);
-            }
-            Entry::JoinPart(part) => self.pending_bytes += part.weight(),
+            Entry::Op(op) => self.recent.push(op, recent_bytes),
             Entry::JoinCommit(_) => self.recent.clear(),
+            Entry::JoinPart(_) | Entry::Answered(_) => {}
         }
         self.pending.push(entry);
         Ok(())
@@ -260,7 +264,7 @@ impl Store {
 
     /// Whether a frame's worth of entries waits for a commit.
     pub fn is_batch_full(&self) -> bool {
-        self.pending.len() >= MAX_BATCH_OPS || self.pending_bytes >= MAX_BATCH_BYTES
+        self.pending.is_full()
     }
 
     /// Makes everything appended so far durable.
@@ -285,10 +289,9 @@ impl Store {
             self.open_segment(vv)?;
         }
         let pending = std::mem::take(&mut self.pending);
-        let mut payload = Vec::with_capacity(self.pending_bytes + 1024);
-        self.pending_bytes = 0;
+        let mut payload = Vec::with_capacity(pending.bytes() + 1024);
         let mut frames = Vec::new();
-        for batch in batches(&pending) {
+        for batch in pending.frames() {
             payload.clear();
             codec::encode_batch(&mut payload, self.lsn.next(), self.own, batch);
             let Active::Open(writer) = &mut self.active else { unreachable!("opened above") };
@@ -406,25 +409,4 @@ impl Store {
     pub fn index(&self) -> Option<&Arc<dyn Index>> {
         self.index.current()
     }
-}
-
-/// Cuts entries into frames' worths.
-fn batches(entries: &[Entry]) -> impl Iterator<Item = &[Entry]> {
-    let mut rest = entries;
-    std::iter::from_fn(move || {
-        let mut bytes = 0;
-        let weight = |entry: &Entry| match entry {
-            Entry::Op(op) => op.weight(),
-            Entry::JoinPart(part) => part.weight(),
-            Entry::JoinCommit(_) => 0,
-        };
-        let fits = |entry: &&Entry| {
-            bytes += weight(entry);
-            bytes <= MAX_BATCH_BYTES
-        };
-        let count = rest.iter().take(MAX_BATCH_OPS).take_while(fits).count().max(1).min(rest.len());
-        let (batch, after) = rest.split_at(count);
-        rest = after;
-        (!batch.is_empty()).then_some(batch)
-    })
 }

@@ -8,7 +8,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::counts::count;
 use super::feed::{FeedBatch, IndexState};
+use super::pending::Pending;
 use super::recent::Recent;
 use super::reserve;
 use super::{Active, Entropy, Store, StoreOptions};
@@ -111,8 +113,7 @@ impl Store {
             closed: replay.log.segments,
             active,
             state: replay.state,
-            pending: Vec::new(),
-            pending_bytes: 0,
+            pending: Pending::default(),
             lsn: replay.lsn,
             checksum: replay.checksum,
             incarnation,
@@ -134,6 +135,12 @@ impl Store {
 /// The store's manifest, brought to today's format; of an empty directory that makes a store.
 fn read_or_make_manifest(disk: &dyn Disk, dir: &Path, node: &NodeId) -> Result<(Manifest, bool), StoreError> {
     let path = Manifest::path(dir);
+    // A store that is refused is left as it is, in its old format too. (What is of an older format can be read as it is.)
+    if migrations::TODAY.format_of(disk, dir)? < migrations::TODAY.latest()
+        && let Some(manifest) = Manifest::read(disk, dir)?
+    {
+        Replay::check(disk, dir, &manifest)?;
+    }
     let found = migrations::TODAY.bring_up(disk, dir, Some(node))?;
     let manifest = Manifest::read(disk, dir)?;
     let manifest = manifest.ok_or_else(|| StoreError::damaged(&path, 0, "it has just been written, and is missing"))?;
@@ -269,10 +276,6 @@ fn build_index(
     source: &mut dyn IndexSource,
 ) -> Result<Built, StoreError> {
     let position = IndexPosition { lsn: replay.lsn, checksum: replay.checksum };
-    let changes = |replay: &Replay| {
-        let changes = replay.state.memtable.changes().map(|(key, change)| (key.clone(), change.clone()));
-        FeedBatch { changes: changes.collect(), position }
-    };
     let why = match opened {
         Ok(index) => {
             let base = Arc::clone(&index) as Arc<dyn Base + Send + Sync>;
@@ -282,10 +285,8 @@ fn build_index(
                 let delta = count_changes(base.as_ref(), replay.state.memtable.changes())?;
                 (counts, uncounted_changes) = (delta.after(counts).unwrap_or_default(), 0);
             }
-            let mut feed = IndexState::new(Some(index), None);
-            if !replay.state.memtable.is_empty() {
-                feed.push(changes(replay));
-            }
+            let mut feed = IndexState::with(index, false);
+            replay.feed.drain(..).for_each(|batch| feed.push(batch));
             let (outcome, snapshot_wanted) = (IndexOutcome::Trusted, None);
             return Ok(Built { base, index: feed, outcome, counts, uncounted_changes, snapshot_wanted });
         }
@@ -304,7 +305,7 @@ fn build_index(
             let (base, counts) = (Arc::clone(&index) as Arc<dyn Base + Send + Sync>, index.counts());
             Ok(Built {
                 base,
-                index: IndexState::new(Some(index), None),
+                index: IndexState::with(index, true),
                 outcome: IndexOutcome::Rebuilt(why),
                 counts,
                 uncounted_changes: 0,
@@ -313,8 +314,9 @@ fn build_index(
         }
         Err(error) => {
             let counts = count(replay.state.records(snapshot.as_ref(), &[]))?;
-            let mut feed = IndexState::new(None, Some(Lsn(0)));
-            feed.push(changes(replay));
+            let mut feed = IndexState::missing();
+            let changes = replay.state.memtable.changes().map(|(key, change)| (key.clone(), change.clone()));
+            feed.push(FeedBatch { changes: changes.collect(), position });
             let joined = replay.state.memtable.joined();
             let snapshot_wanted = (joined > 0).then_some(replay.lsn);
             if joined > 0 {
@@ -324,19 +326,4 @@ fn build_index(
             Ok(Built { base: snapshot, index: feed, outcome, counts, uncounted_changes: 0, snapshot_wanted })
         }
     }
-}
-
-/// Counts records by reading them all.
-fn count(records: crate::crdt::Records<'_>) -> Result<Counts, StoreError> {
-    let mut counts = Counts::default();
-    let mut last = Vec::new();
-    for record in records {
-        let record = record?;
-        counts.tags += 1;
-        if record.key.prefix() != last {
-            counts.elements += 1;
-            last = record.key.prefix().to_vec();
-        }
-    }
-    Ok(counts)
 }

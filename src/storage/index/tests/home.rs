@@ -288,7 +288,7 @@ fn files_are_for_their_owner_alone_and_their_size_is_told() {
     let store = store(false);
     let mut home = home_in(store.path());
     let index = home.open(false).unwrap();
-    assert!(home.size_on_disk().unwrap() > 0);
+    assert!(index.size_on_disk().unwrap() > 0);
     index.sync().unwrap();
     home.write_state(index.position()).unwrap();
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;

@@ -2,16 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::crdt::{Dot, Element, EmptyBase, Memtable, Record, ReplicaId, Seq, Tag};
+use crate::crdt::{Dot, Element, EmptyBase, Memtable, Record, Records, ReplicaId, Seq, Tag};
 
 mod corruption;
 mod home;
+mod source;
 
 pub(super) fn tag(seq: u64) -> Tag {
     Dot::new(ReplicaId::from_random(7), Seq(seq))

@@ -5,8 +5,12 @@
 //! Elements are borrowed both ways. The layout is described in `docs/format.md`; a frozen store under
 //! `tests/fixtures/` holds this code to it.
 
+mod answered;
+
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::{BorrowDecode, Decode, Encode};
+
+pub use answered::AnsweredForm;
 
 use super::Lsn;
 use super::index::IndexPosition;
@@ -91,9 +95,23 @@ type DotForm = (u32, u64);
 
 #[derive(Encode, BorrowDecode)]
 enum EntryForm<'a> {
-    Run { replica: u32, first: u64, bodies: Vec<BodyForm<'a>> },
-    JoinPart { join: u64, records: Vec<(&'a [u8], DotForm)>, live: Vec<(u32, u64, &'a [u8])> },
-    JoinCommit { join: u64, vv: Vec<DotForm>, incarnations: Vec<(u32, &'a str, Option<DotForm>)> },
+    Run {
+        replica: u32,
+        first: u64,
+        bodies: Vec<BodyForm<'a>>,
+    },
+    JoinPart {
+        join: u64,
+        records: Vec<(&'a [u8], DotForm)>,
+        live: Vec<(u32, u64, &'a [u8])>,
+    },
+    JoinCommit {
+        join: u64,
+        vv: Vec<DotForm>,
+        incarnations: Vec<(u32, &'a str, Option<DotForm>)>,
+    },
+    /// Since format 2.
+    Answered(AnsweredForm),
 }
 
 #[derive(Encode, BorrowDecode)]
@@ -105,10 +123,19 @@ enum BodyForm<'a> {
 
 /// The replica ids of a frame, in the order of their first occurrence. There are few, so they are searched.
 #[derive(Default)]
-struct Ids(Vec<u128>);
+pub struct Ids(Vec<u128>);
 
 impl Ids {
-    fn place(&mut self, replica: ReplicaId) -> u32 {
+    /// The ids, in order.
+    pub fn into_list(self) -> Vec<u128> {
+        self.0
+    }
+
+    /// The place of an id, which gets one if it has none yet.
+    ///
+    /// # Panics
+    /// From 2^32 ids on.
+    pub fn place(&mut self, replica: ReplicaId) -> u32 {
         let id = replica.to_u128();
         // The last ones are the likeliest.
         let place = self.0.iter().rposition(|known| *known == id).unwrap_or_else(|| {
@@ -146,6 +173,7 @@ pub fn encode_batch(out: &mut Vec<u8>, first: Lsn, own: Option<ReplicaId>, entri
             }
             Entry::JoinPart(part) => forms.push(part_form(&mut ids, part)),
             Entry::JoinCommit(commit) => forms.push(commit_form(&mut ids, commit)),
+            Entry::Answered(answered) => forms.push(EntryForm::Answered(AnsweredForm::new(&mut ids, answered))),
         }
         if !matches!(entry, Entry::Op(_)) {
             run_end = None;
@@ -223,7 +251,14 @@ pub fn decode_frame(payload: &[u8]) -> Result<Frame, Meaningless> {
     }
 }
 
-struct KnownIds(Vec<ReplicaId>);
+/// A list of replica ids that was read.
+pub struct KnownIds(Vec<ReplicaId>);
+
+impl From<Vec<ReplicaId>> for KnownIds {
+    fn from(ids: Vec<ReplicaId>) -> Self {
+        Self(ids)
+    }
+}
 
 impl KnownIds {
     fn new(ids: &[u128]) -> Result<Self, Meaningless> {
@@ -260,6 +295,7 @@ impl KnownIds {
                     .collect::<Result<_, _>>()?,
                 live: live.into_iter().map(|piece| self.live(piece)).collect::<Result<_, _>>()?,
             })),
+            EntryForm::Answered(form) => out.push(Entry::Answered(form.meaning(self)?)),
             EntryForm::JoinCommit { join, vv, incarnations } => out.push(Entry::JoinCommit(JoinCommit {
                 join: JoinId(join),
                 vv: vv
@@ -371,9 +407,15 @@ impl Context {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crdt::{Answer, Answered, AskedHash, RequestKey, TagList};
 
     fn id(n: u128) -> ReplicaId {
         ReplicaId::from_random(n << 60 | n)
+    }
+
+    fn answered(answer: Answer) -> Entry {
+        let (key, asked) = (RequestKey::of("a name"), AskedHash::of([&b"add"[..]]));
+        Entry::Answered(Answered { key, asked, answer })
     }
 
     fn entries() -> Vec<Entry> {
@@ -392,6 +434,12 @@ mod tests {
                 live: vec![LiveBits { replica: id(1), first: Seq(1), bits: vec![0, 255] }],
             }),
             op(3, 9, OpBody::Add(Element::from_canonical(b"1"))),
+            answered(Answer::Added([Dot::new(id(3), Seq(9))].into_iter().collect())),
+            answered(Answer::AddedMany([Dot::new(id(3), Seq(8)), Dot::new(id(3), Seq(9))].into_iter().collect())),
+            answered(Answer::Removed(TagList::default())),
+            answered(Answer::RemovedMany(
+                vec![TagList::default(), [Dot::new(id(5), Seq(2))].into_iter().collect()].into(),
+            )),
             Entry::JoinCommit(JoinCommit {
                 join: JoinId(5),
                 vv: [(id(4), Seq(2)), (id(1), Seq(16))].into_iter().collect(),
@@ -406,6 +454,24 @@ mod tests {
         encode_batch(&mut bytes, Lsn(41), Some(id(1)), &entries());
         let batch = Batch { first: Lsn(41), own: Some(id(1)), entries: entries() };
         assert_eq!(decode_frame(&bytes).unwrap(), Frame::Batch(batch));
+    }
+
+    #[test]
+    fn an_answer_that_cannot_have_been_given_is_refused() {
+        let dot = |seq| Dot::new(id(1), Seq(seq));
+        let scattered: TagList = (1..=16_385).map(|n| dot(2 * n)).collect();
+        let at_most: TagList = scattered.iter().skip(1).collect();
+        for (answer, is_good) in [
+            (Answer::AddedMany(TagList::from_runs([(dot(2), 16_384)]).unwrap()), true),
+            (Answer::AddedMany(TagList::from_runs([(dot(2), 16_385)]).unwrap()), false),
+            (Answer::Removed(at_most), true),
+            (Answer::Removed(scattered), false),
+            (Answer::RemovedMany(vec![TagList::default(); 16_385].into()), false),
+        ] {
+            let mut bytes = Vec::new();
+            encode_batch(&mut bytes, Lsn(1), None, &[answered(answer)]);
+            assert_eq!(decode_frame(&bytes).is_ok(), is_good);
+        }
     }
 
     #[test]

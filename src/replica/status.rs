@@ -1,0 +1,124 @@
+//! How a node is, for people and their monitoring.
+//!
+//! What is said of a peer is what it was last known to hold: it may hold more by now. After a start nothing is known of
+//! a peer until it has been heard.
+
+use std::collections::BTreeMap;
+
+use super::Replica;
+use crate::crdt::{NodeId, ReplicaId, Seq, VersionVector};
+use crate::storage::{Counts, Lsn, StoreError};
+
+/// See the module's text.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Status {
+    /// What is held: by node, how many operations of each of its incarnations.
+    pub vv: BTreeMap<NodeId, Vec<(ReplicaId, Seq)>>,
+    /// How much is in the set.
+    pub counts: Counts,
+    /// The last LSN that is durable.
+    pub lsn: Lsn,
+    /// Bytes of the log.
+    pub log_bytes: u64,
+    /// Bytes of the snapshot.
+    pub snapshot_bytes: u64,
+    /// Bytes of the index.
+    pub index_bytes: u64,
+    /// By how many LSNs the index is behind.
+    pub index_lag: u64,
+    /// The other nodes of the cluster.
+    pub peers: BTreeMap<NodeId, PeerStatus>,
+}
+
+/// What is known of a peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PeerStatus {
+    /// How many operations are held here that it is not known to hold; `None` if nothing is known of it.
+    pub lacks: Option<u64>,
+    /// How many it is known to hold that are not held here.
+    pub ahead: Option<u64>,
+    /// When it was last heard, in ms before now; `None`: not since the start.
+    pub heard_ms_ago: Option<u64>,
+}
+
+impl Status {
+    /// About how many bytes it takes as a reply.
+    pub(super) fn weight(&self) -> usize {
+        let incarnations: usize = self.vv.values().map(Vec::len).sum();
+        512 + 48 * incarnations + 192 * (self.vv.len() + self.peers.len())
+    }
+}
+
+/// When each peer was last heard.
+pub(super) struct Heard {
+    now_ms: u64,
+    at_ms: BTreeMap<NodeId, u64>,
+}
+
+impl Heard {
+    pub fn at(now_ms: u64) -> Self {
+        Self { now_ms, at_ms: BTreeMap::new() }
+    }
+
+    /// Takes note of the time.
+    pub fn pass(&mut self, now_ms: u64) {
+        self.now_ms = self.now_ms.max(now_ms);
+    }
+
+    /// Takes note of a message from `peer`.
+    pub fn hear(&mut self, peer: &NodeId, now_ms: u64) {
+        self.pass(now_ms);
+        match self.at_ms.get_mut(peer) {
+            Some(at_ms) => *at_ms = now_ms,
+            None => drop(self.at_ms.insert(peer.clone(), now_ms)),
+        }
+    }
+
+    /// Forgets all others.
+    pub fn retain(&mut self, peers: &[NodeId]) {
+        self.at_ms.retain(|peer, _| peers.contains(peer));
+    }
+
+    fn ms_ago(&self, peer: &NodeId) -> Option<u64> {
+        self.at_ms.get(peer).map(|at_ms| self.now_ms.saturating_sub(*at_ms))
+    }
+}
+
+/// How many operations somebody who holds `more` has beyond `less`.
+fn beyond(more: &VersionVector, less: &VersionVector) -> u64 {
+    more.iter().map(|(replica, seq)| seq.0.saturating_sub(less.get(replica).0)).sum()
+}
+
+impl Replica {
+    /// How this node is. Costs what [`crate::storage::Store::counts`] does.
+    pub(super) fn status(&self) -> Result<Status, StoreError> {
+        let (store, state) = (&self.store, self.store.state());
+        let mut vv: BTreeMap<NodeId, Vec<(ReplicaId, Seq)>> = BTreeMap::new();
+        for (replica, seq) in state.vv.iter() {
+            // Whoever holds operations of an incarnation holds its Start.
+            if let Some(incarnation) = state.incarnations.get(replica) {
+                vv.entry(incarnation.node.clone()).or_default().push((replica, seq));
+            }
+        }
+        let peer = |peer: &NodeId| {
+            let known = self.known.get(peer);
+            let status = PeerStatus {
+                lacks: known.map(|theirs| beyond(&state.vv, theirs)),
+                ahead: known.map(|theirs| beyond(theirs, &state.vv)),
+                heard_ms_ago: self.heard.ms_ago(peer),
+            };
+            (peer.clone(), status)
+        };
+        let (log_bytes, snapshot_bytes) = store.bytes();
+        Ok(Status {
+            vv,
+            counts: store.counts()?,
+            lsn: store.lsn(),
+            log_bytes,
+            snapshot_bytes,
+            index_bytes: store.index().map_or(0, |index| index.disk_bytes()),
+            index_lag: store.index_lag(),
+            peers: self.peers.iter().map(peer).collect(),
+        })
+    }
+}

@@ -1,0 +1,72 @@
+//! Where indexes come from, on real files: one takes another's place.
+
+use super::*;
+
+fn dirs(store: &Path) -> usize {
+    std::fs::read_dir(store.join("index")).unwrap().count()
+}
+
+/// An index of so many records, made by the source as the store's first.
+fn filled(source: &mut SledSource, records: u64) -> Arc<dyn Index> {
+    let index = source.rebuild(Box::new(std::iter::empty()), IndexPosition::default()).unwrap();
+    let changes: Vec<_> = (0..records).map(|n| put(&element(&n.to_string()), n + 2)).collect();
+    for (n, chunk) in (1..).zip(changes.chunks(1024)) {
+        index.apply(chunk, at(n)).unwrap();
+    }
+    index
+}
+
+#[test]
+fn a_replaced_index_is_deleted_as_soon_as_nobody_holds_it() {
+    let store = tempfile::tempdir().unwrap();
+    let mut source = SledSource::new(store.path());
+    let old = filled(&mut source, 2);
+    let new = source.rebuild(old.records(&[]), old.position()).unwrap();
+    assert!(!source.discard_replaced(), "it is held");
+    assert_eq!(dirs(store.path()), 2);
+    assert_eq!(list(old.as_ref(), &[]), list(new.as_ref(), &[]));
+    drop(old);
+    assert!(source.discard_replaced());
+    assert_eq!(dirs(store.path()), 1);
+    assert_eq!(list(new.as_ref(), &[]).len(), 2);
+    drop(new);
+    assert_eq!(source.close().unwrap(), Some(at(1)));
+}
+
+#[test]
+fn an_index_that_could_not_be_replaced_goes_on_being_noted_and_closed() {
+    let store = tempfile::tempdir().unwrap();
+    let mut source = SledSource::new(store.path());
+    let old = filled(&mut source, 2);
+    let broken: Records<'_> = Box::new(std::iter::once(Err(BaseError("no".into()))));
+    assert!(source.rebuild(broken, at(5)).is_err());
+    old.apply(&[put(&element("7"), 9)], at(2)).unwrap();
+    source.note(at(2)).unwrap();
+    assert_eq!(source.noted(), Some(at(2)));
+    drop(old);
+    assert_eq!(source.close().unwrap(), Some(at(2)));
+}
+
+/// The decision and its remedy, with sled as it is.
+#[test]
+fn an_index_that_has_lost_nine_tenths_is_outgrown_and_its_replacement_is_not() {
+    const RECORDS: u64 = 30_000;
+    const SLACK: u64 = 1 << 20;
+    let store = tempfile::tempdir().unwrap();
+    let mut source = SledSource::new(store.path());
+    let old = filled(&mut source, RECORDS);
+    let size = |index: &dyn Index| {
+        let (on_disk, records) = (index.size_on_disk().unwrap(), index.counts().tags);
+        IndexSize { on_disk, records, record_bytes: 22, changes: Some(RECORDS), idle: true }
+    };
+    assert!(!is_outgrown(&size(old.as_ref()), SLACK), "{:?}", size(old.as_ref()));
+    let gone: Vec<_> = (0..RECORDS).filter(|n| n % 10 > 0).map(|n| delete(&element(&n.to_string()), n + 2)).collect();
+    for (n, chunk) in (100..).zip(gone.chunks(1024)) {
+        old.apply(chunk, at(n)).unwrap();
+    }
+    assert!(is_outgrown(&size(old.as_ref()), SLACK), "{:?}", size(old.as_ref()));
+    let new = source.rebuild(old.records(&[]), old.position()).unwrap();
+    assert_eq!(new.counts(), old.counts());
+    assert!(!is_outgrown(&size(new.as_ref()), SLACK), "{:?}", size(new.as_ref()));
+    assert!(new.size_on_disk().unwrap() < old.size_on_disk().unwrap() / 3);
+}
