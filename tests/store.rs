@@ -14,8 +14,8 @@ use orset::storage::index::MemoryIndex;
 use orset::storage::progress::{Progress, Stage};
 use orset::storage::store::FeedBatch;
 use orset::storage::{
-    Counts, Index, IndexError, IndexOutcome, IndexPosition, IndexSource, MemorySource, Recovery, Store, StoreLimits,
-    StoreOptions,
+    Counts, Index, IndexError, IndexOutcome, IndexPosition, IndexSource, MemorySource, NoIndex, Recovery, Store,
+    StoreLimits, StoreOptions,
 };
 
 fn nodes(names: &[&str]) -> Vec<NodeId> {
@@ -145,8 +145,8 @@ impl Index for Restless {
         self.index.standing()
     }
 
-    fn size_on_disk(&self) -> Result<u64, IndexError> {
-        self.index.size_on_disk()
+    fn disk_bytes(&self) -> u64 {
+        self.index.disk_bytes()
     }
 
     fn apply(&self, changes: &[(RecordKey, Change)], position: IndexPosition) -> Result<(), IndexError> {
@@ -418,4 +418,68 @@ fn a_compaction_offers_a_pause_after_every_segment_and_every_mib() {
     assert_eq!(pauses, 3 + (snapshot.bytes() >> 20), "three segments, and the MiB of {} bytes", snapshot.bytes());
     store.install(snapshot).unwrap();
     assert!(!store.compaction_is_urgent());
+}
+
+/// The records of a state delta that is laid over stay in the log: what is in memory is its bitmaps, wherever it is folded.
+#[test]
+fn a_large_state_delta_takes_little_memory_and_its_segments_stay_while_it_is_read_from_them() {
+    const RECORDS: u64 = 20_000;
+    const MOST_BYTES: usize = 64 << 10;
+    let limits = StoreLimits {
+        segment_bytes: 64 << 10,
+        min_retention_bytes: 1,
+        max_retention_bytes: 1,
+        max_join_changes: 10,
+        ..StoreLimits::default()
+    };
+    let disk = MemDisk::default();
+    let mut store = open_on(&disk, limits, &mut MemorySource).0;
+    (0..3).for_each(|n| add(&mut store, n));
+    let (there, join) = (ReplicaId::from_random(99), JoinId(5));
+    let record = |n: u64| (Element::from_canonical(format!("\"{n:014}\"").as_bytes()), Dot::new(there, Seq(n + 2)));
+    for first in (0..RECORDS).step_by(500) {
+        let records = (first..first + 500).map(record).collect();
+        store.append_join(Entry::JoinPart(JoinPart { join, records, live: Vec::new() })).unwrap();
+        store.commit().unwrap();
+    }
+    let vv = [(there, Seq(RECORDS + 1))].into_iter().collect();
+    let incarnation = Incarnation { node: NodeId::new("n2").unwrap(), parent: None };
+    let incarnations = [(there, incarnation)].into_iter().collect();
+    store.append_join(Entry::JoinCommit(JoinCommit { join, vv, incarnations })).unwrap();
+    // One of the new ones goes again, in the same frame; and another, later.
+    let remove = |store: &mut Store, n: u64| {
+        let (element, tag) = record(n);
+        assert_eq!(store.tags(&element).unwrap(), [tag]);
+        store.append_local(OpBody::Remove { element, tags: vec![tag] });
+    };
+    remove(&mut store, 7);
+    store.commit().unwrap();
+    remove(&mut store, 15_000);
+    store.commit().unwrap();
+    let live = RECORDS as usize + 3 - 2;
+    let check = |store: &Store, what: &str| {
+        assert_eq!(store.records(&[]).map(Result::unwrap).count(), live, "{what}");
+        assert_eq!(store.counts().unwrap().tags, live as u64, "{what}");
+        assert!(store.contains(&record(19_999).0).unwrap() && !store.contains(&record(7).0).unwrap(), "{what}");
+        assert!(store.state().memtable.bytes() < MOST_BYTES, "{what}: {} bytes", store.state().memtable.bytes());
+    };
+    check(&store, "joined");
+    let joined = disk.after_kill();
+    check(&open_on(&joined, limits, &mut NoIndex).0, "read again, without an index");
+    check(&open_on(&joined, limits, &mut MemorySource).0, "read again, with a new index");
+
+    let segments = store.manifest().segments.len();
+    let snapshot = store.plan_compaction().unwrap().expect("one is wanted").run().unwrap();
+    store.install(snapshot).unwrap();
+    check(&store, "with a snapshot");
+    assert!(store.manifest().segments.len() >= segments, "it is still read from them");
+    let snapshot = store.take_rebuild().expect("a rebuild is due");
+    let header = snapshot.header();
+    let position = IndexPosition { lsn: header.lsn, checksum: header.frame_checksum };
+    store.swap_index(MemorySource.rebuild(snapshot.records(&[]), position).unwrap());
+    check(&store, "with a new index");
+    assert_eq!(store.state().memtable.joined(), 0, "the index has it now");
+    assert!(store.plan_compaction().unwrap().is_none());
+    assert!(store.manifest().segments.len() < segments / 2, "and the segments go");
+    check(&open_on(&disk.after_kill(), limits, &mut NoIndex).0, "read from the snapshot");
 }

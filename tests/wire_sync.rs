@@ -1,6 +1,8 @@
 //! Peers' messages: whatever a replica may say comes out as it went in.
 
-use orset::crdt::{Dot, Incarnation, LiveBits, MAX_REMOVE_TAGS, NodeId, Op, OpBody, ReplicaId, Seq, VersionVector};
+use orset::crdt::{
+    ChunkHashes, Dot, Incarnation, LiveBits, MAX_REMOVE_TAGS, NodeId, Op, OpBody, ReplicaId, Seq, VersionVector,
+};
 use orset::maelstrom::{Decoder, Incoming, Limits, canonical, encode, op_size_hint};
 use orset::replica::{Outgoing, PeerBody, PeerMessage, Purpose, Sign, StateContent, StateKey, StateOffset};
 use orset::storage::Lsn;
@@ -68,6 +70,14 @@ fn offset() -> impl Strategy<Value = StateOffset> {
     any::<(u8, u32, u32)>().prop_map(|(stage, block, item)| StateOffset { stage, block, item })
 }
 
+fn hashes() -> impl Strategy<Value = ChunkHashes> {
+    (replica(), seq(1), vec(any::<[u8; 6]>(), 1..9)).prop_map(|(replica, first, hashes)| ChunkHashes {
+        replica,
+        first,
+        hashes: hashes.concat(),
+    })
+}
+
 fn content() -> impl Strategy<Value = StateContent> {
     let incarnation = (replica(), node(), option::of(dot(1))).prop_map(|(replica, node, parent)| {
         (replica, Incarnation { node, parent: parent.filter(|parent| parent.replica != replica) })
@@ -96,11 +106,8 @@ fn message() -> impl Strategy<Value = PeerMessage> {
         (vector(), ops(), purpose()).prop_map(|(vv, ops, purpose)| PeerBody::Ops { vv, ops, purpose }),
         (vector(), sign()).prop_map(|(vv, sign)| PeerBody::Sign { vv, sign }),
         (key(), vector()).prop_map(|(key, vv)| PeerBody::Offer { key, vv }),
-        (key(), option::of(vector()), offset()).prop_map(|(key, digest, offset)| PeerBody::Pull {
-            key,
-            digest,
-            offset
-        }),
+        (key(), option::of(vector()), vec(hashes(), 0..3), offset())
+            .prop_map(|(key, digest, have, offset)| PeerBody::Pull { key, digest, have, offset }),
         (key(), offset(), option::of(offset()), content()).prop_map(|(key, offset, next, content)| PeerBody::Part {
             key,
             offset,

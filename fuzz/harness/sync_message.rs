@@ -21,7 +21,7 @@ const LIMITS: StoreLimits = StoreLimits {
     memtable_bytes: 1 << 20,
     recent_bytes: 200,
     max_join_changes: 4,
-    index_slack_bytes: 4 << 20,
+    index_slack_bytes: 1 << 20,
 };
 /// Of one input, so many lines are looked at.
 pub const MAX_LINES: usize = 24;

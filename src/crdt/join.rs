@@ -48,8 +48,8 @@ impl LiveBits {
     }
 }
 
-const CHUNK_BYTES: usize = 512;
-const CHUNK_DOTS: u64 = 8 * CHUNK_BYTES as u64;
+pub(super) const CHUNK_BYTES: usize = 512;
+pub(super) const CHUNK_DOTS: u64 = 8 * CHUNK_BYTES as u64;
 
 /// A set of dots as bitmaps. Memory: 512 bytes for every stretch of 4,096 sequence numbers that has a dot in it, so a
 /// dot far out (as a peer may make one up) costs no more than any other.
@@ -77,6 +77,24 @@ impl DotSet {
     pub fn contains(&self, dot: Dot) -> bool {
         let Some((chunk, byte, bit)) = Self::place(dot) else { return false };
         self.0.get(&chunk).is_some_and(|bytes| bytes[byte] >> bit & 1 == 1)
+    }
+
+    /// The chunks that have a dot, in order: incarnation and number of each, and its bits.
+    pub(super) fn chunks(&self) -> impl Iterator<Item = ((ReplicaId, u64), &[u8])> {
+        self.0.iter().map(|(key, bits)| (*key, &**bits))
+    }
+
+    /// The bits of the chunk that starts at `first`, if that is where one starts and it has been touched.
+    pub(super) fn chunk(&self, replica: ReplicaId, first: Seq) -> Option<&[u8]> {
+        let n = first.0.checked_sub(1).filter(|n| n % CHUNK_DOTS == 0)?;
+        self.0.get(&(replica, n / CHUNK_DOTS)).map(|bits| &**bits)
+    }
+
+    /// Puts the bits of a piece in place of those of the chunk that starts where the piece does.
+    pub(super) fn put_chunk(&mut self, piece: &LiveBits) {
+        let mut bits = vec![0; CHUNK_BYTES];
+        bits[..piece.bits.len()].copy_from_slice(&piece.bits);
+        self.0.insert((piece.replica, (piece.first.0 - 1) / CHUNK_DOTS), bits.into());
     }
 
     /// About how much memory it takes.

@@ -23,6 +23,7 @@
 //! - Almeida, Shoker, Baquero, "Delta state replicated data types", 2018.
 
 pub mod answers;
+pub mod chunk_hashes;
 pub mod element;
 pub mod id;
 pub mod incarnations;
@@ -34,6 +35,7 @@ pub mod state;
 pub mod version_vector;
 
 pub use answers::{Answer, Answered, Answers, AskedHash, MAX_ANSWER_TAGS, RequestKey, TagList};
+pub use chunk_hashes::ChunkHashes;
 pub use element::{Element, MAX_INLINE_BYTES, Record, RecordKey};
 pub use id::{Dot, NodeId, ReplicaId, Seq, Tag};
 pub use incarnations::{Incarnation, Incarnations, UnknownReplica};

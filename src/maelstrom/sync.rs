@@ -16,7 +16,7 @@
 //! | `orset_ops` | `vv` *vector*, `runs` `[run…]`, `answer` bool: whether it is the last of the answer, absent in a push and in a flush; `more` true: there would be more to ask for, in a last one only; `flush` true: in a flush only |
 //! | `orset_ping`, `orset_pong`, `orset_ack`, `orset_hello` | `vv` *vector* |
 //! | `orset_offer` | `key`, `vv` *vector* |
-//! | `orset_pull` | `key`, `digest` *vector*, absent after the first pull, `offset` |
+//! | `orset_pull` | `key`, `digest` *vector*, absent after the first pull, `have` `[[i,n,base64]…]`, absent if it is none, `offset` |
 //! | `orset_part` | `key`, `offset`, `next` *offset*, absent in the last, `incarnations` `[[i,node] or [i,node,i,n]…]`, `records` `[[element,i,n]…]`, `live` `[[i,n,base64]…]` |
 //! | `orset_gone` | `key` |
 //!
@@ -205,10 +205,14 @@ impl Writer<'_> {
                 self.state_key(key);
                 self.vector("vv", vv);
             }
-            PeerBody::Pull { key, digest, offset } => {
+            PeerBody::Pull { key, digest, have, offset } => {
                 self.state_key(key);
                 if let Some(digest) = digest {
                     self.vector("digest", digest);
+                }
+                if !have.is_empty() {
+                    self.key("have");
+                    self.array(have, |writer, some| writer.bytes(Dot::new(some.replica, some.first), &some.hashes));
                 }
                 self.offset("offset", offset);
             }
@@ -311,14 +315,17 @@ impl Writer<'_> {
             writer.text("]");
         });
         self.key("live");
-        self.packed_array(&content.live, Self::live_bits);
+        self.packed_array(&content.live, |writer, some: &LiveBits| {
+            writer.bytes(Dot::new(some.replica, some.first), &some.bits);
+        });
     }
 
-    fn live_bits(&mut self, live: &LiveBits) {
+    /// Bytes about dots from this one on.
+    fn bytes(&mut self, first: Dot, bytes: &[u8]) {
         self.text("[");
-        self.dot(Dot::new(live.replica, live.first));
+        self.dot(first);
         self.text(",\"");
-        self.text(&BASE64.encode(&live.bits));
+        self.text(&BASE64.encode(bytes));
         self.text("\"]");
     }
 }

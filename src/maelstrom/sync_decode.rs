@@ -31,8 +31,9 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Vis
 use serde_json::value::RawValue;
 use thiserror::Error;
 
+use crate::crdt::chunk_hashes::HASH_BYTES;
 use crate::crdt::{
-    Dot, Element, Incarnation, LiveBits, NodeId, Op, OpBody, OpError, ReplicaId, Seq, Tag, VersionVector,
+    ChunkHashes, Dot, Element, Incarnation, LiveBits, NodeId, Op, OpBody, OpError, ReplicaId, Seq, Tag, VersionVector,
 };
 use crate::replica::{PeerBody, PeerMessage, Purpose, Sign, StateContent, StateKey, StateOffset};
 use crate::storage::Lsn;
@@ -86,8 +87,8 @@ pub enum SyncError {
     /// Operations that are sent for two purposes at once.
     #[error("answer, more and flush do not go together like this")]
     Purpose,
-    /// Not 16 hexadecimal digits.
-    #[error("the hash in the key is none")]
+    /// Not 16 hexadecimal digits, or not whole hashes.
+    #[error("a hash that is none")]
     Hash,
     /// A bitmap that is not base64.
     #[error("a bitmap: {0}")]
@@ -120,6 +121,8 @@ struct Wire<'a> {
     #[serde(borrow)]
     key: Option<(u64, u64, u32, &'a str)>,
     digest: Option<Vec<u64>>,
+    #[serde(borrow)]
+    have: Option<Vec<(u64, u64, &'a str)>>,
     offset: Option<WireOffset>,
     next: Option<WireOffset>,
     #[serde(borrow)]
@@ -241,6 +244,7 @@ impl Reader {
             "orset_pull" => PeerBody::Pull {
                 key: key()?,
                 digest: wire.digest.as_deref().map(|digest| self.vector(digest)).transpose()?,
+                have: self.hashes(wire.have.unwrap_or_default())?,
                 offset: offset(wire.offset.ok_or(Missing("offset"))?),
             },
             "orset_part" => PeerBody::Part {
@@ -347,6 +351,18 @@ impl Reader {
             Ok((element, tag))
         };
         wire.into_iter().map(record).collect()
+    }
+
+    fn hashes(&self, wire: Vec<(u64, u64, &str)>) -> Result<Vec<ChunkHashes>, SyncError> {
+        let hashes = |(place, first, hashes): (u64, u64, &str)| {
+            let first = self.dot(place, first)?;
+            let hashes = BASE64.decode(hashes)?;
+            if hashes.is_empty() || hashes.len() % HASH_BYTES != 0 {
+                return Err(SyncError::Hash);
+            }
+            Ok(ChunkHashes { replica: first.replica, first: first.seq, hashes })
+        };
+        wire.into_iter().map(hashes).collect()
     }
 
     fn live(&self, wire: Vec<(u64, u64, &str)>) -> Result<Vec<LiveBits>, SyncError> {

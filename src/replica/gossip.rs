@@ -120,7 +120,9 @@ impl Replica {
             PeerBody::Ops { vv, ops, purpose } => self.on_ops(from, place, &vv, ops, purpose, now_ms)?,
             PeerBody::Sign { vv, sign } => self.on_sign(from, &vv, sign, now_ms),
             PeerBody::Offer { key, vv } => self.on_offer(from, key, vv, now_ms)?,
-            PeerBody::Pull { key, digest, offset } => self.on_pull(from, key, digest, offset, now_ms)?,
+            PeerBody::Pull { key, digest, have, offset } => {
+                self.on_pull(from, key, digest.zip(Some(have)), offset, now_ms)?;
+            }
             PeerBody::Part { key, offset, next, content } => self.on_part(from, key, offset, next, content, now_ms)?,
             PeerBody::Gone { key } => self.on_gone(from, message.from, key, now_ms),
         }

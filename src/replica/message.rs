@@ -6,7 +6,8 @@ use uuid::Uuid;
 
 use super::status::Status;
 use crate::crdt::{
-    AskedHash, Dot, Element, Incarnation, LiveBits, NodeId, Op, ReplicaId, RequestKey, Tag, VersionVector, join,
+    AskedHash, ChunkHashes, Dot, Element, Incarnation, LiveBits, NodeId, Op, ReplicaId, RequestKey, Tag, VersionVector,
+    join,
 };
 use crate::storage::{Counts, Lsn};
 
@@ -285,6 +286,9 @@ pub enum PeerBody {
         key: StateKey,
         /// The digest that it is made for, in full; in the first pull only.
         digest: Option<VersionVector>,
+        /// Hashes of the receiver's own live dots, in the first pull only: bits are wanted of those chunks alone that are
+        /// not the same. None: of all.
+        have: Vec<ChunkHashes>,
         /// Where to go on.
         offset: StateOffset,
     },
@@ -343,7 +347,7 @@ pub struct StateKey {
     pub snapshot: Lsn,
     /// The checksum of that snapshot's header.
     pub checksum: u32,
-    /// The hash of the digest that it is for.
+    /// The hash of the digest that it is for, and of the chunk hashes that go with it.
     pub digest_hash: u64,
 }
 

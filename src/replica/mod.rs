@@ -27,6 +27,7 @@ pub mod message;
 mod once;
 pub mod outbox;
 mod parking;
+mod pin;
 mod pulls;
 mod reading;
 mod relay;
@@ -72,6 +73,8 @@ pub struct ReplicaConfig {
     pub answer_messages: usize,
     /// The reply to a whole read is made in pieces of about this size.
     pub read_piece_bytes: usize,
+    /// For a state delta about more dots than this, bitmaps are compared by hashes first.
+    pub hashes_from_dots: u64,
 }
 
 impl Default for ReplicaConfig {
@@ -85,6 +88,7 @@ impl Default for ReplicaConfig {
             message_bytes: 60 << 10,
             answer_messages: 16,
             read_piece_bytes: 256 << 10,
+            hashes_from_dots: 2 << 20,
         }
     }
 }

@@ -117,7 +117,7 @@ impl Replica {
             lsn: store.lsn(),
             log_bytes,
             snapshot_bytes,
-            index_bytes: store.index().map_or(0, |index| index.size_on_disk().unwrap_or(0)),
+            index_bytes: store.index().map_or(0, |index| index.disk_bytes()),
             index_lag: store.index_lag(),
             peers: self.peers.iter().map(peer).collect(),
         })

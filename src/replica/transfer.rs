@@ -5,15 +5,20 @@
 //! the commit has effect ([`crate::crdt::join`]). Anything that does not match is discarded, and everything starts over
 //! with the next digest. What a sender keeps for a receiver is an open snapshot and a bitmap, for at most two of them,
 //! and 30 s after the last pull.
+//!
+//! Where very many dots have been used up, the receiver sends hashes of the chunks of its own live dots first, and gets
+//! the bits of those alone that differ ([`crate::crdt::chunk_hashes`]). What goes into its log is the whole bitmap.
 
+use super::Replica;
 use super::arrival::Arrival;
 use super::message::{PeerBody, StateContent, StateKey, StateOffset};
-use super::{Replica, ReplicaConfig};
+use super::pin::Pin;
 use crate::crdt::{
-    DotSet, Entry, Incarnations, JoinCommit, JoinId, JoinPart, LiveBits, NodeId, ReplicaId, Seq, VersionVector,
+    ChunkHashes, DotSet, Entry, Incarnations, JoinCommit, JoinId, JoinPart, LiveBits, NodeId, ReplicaId, Seq,
+    VersionVector,
 };
 use crate::planted::{self, Bug};
-use crate::storage::{Snapshot, StoreError};
+use crate::storage::StoreError;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,17 +32,11 @@ const AGAIN_MS: u64 = 200;
 /// A pin is given up so long after the last pull.
 const PIN_MS: u64 = 30_000;
 const MAX_PINS: usize = 2;
-/// Incarnations in one part.
-const INCARNATIONS_PER_PART: usize = 400;
-/// Blocks looked through for one part: bounds the time that a pull takes when there is little to send.
-const BLOCKS_PER_PART: u32 = 64;
 
 /// Most entries in the vector and the incarnations of a state delta together: the commit is one frame.
 const MAX_COMMIT_ENTRIES: usize = 60_000;
 
 const START: StateOffset = StateOffset { stage: 0, block: 0, item: 0 };
-const RECORDS: u8 = 1;
-const LIVE: u8 = 2;
 
 /// A state delta on its way here.
 pub(super) struct Receiving {
@@ -47,6 +46,9 @@ pub(super) struct Receiving {
     digest: VersionVector,
     join: JoinId,
     incarnations: Incarnations,
+    /// The live dots here, if they are compared by hashes: the sender's, as far as its parts have come.
+    own: Option<DotSet>,
+    have: Vec<ChunkHashes>,
     next: StateOffset,
     /// Parts that came before one that goes before them: no more than one pull brings.
     early: BTreeMap<StateOffset, ArrivedPart>,
@@ -66,24 +68,18 @@ pub(super) struct Sending {
     pins: Vec<Pin>,
 }
 
-struct Pin {
-    key: StateKey,
-    snapshot: Arc<Snapshot>,
-    digest: VersionVector,
-    live: DotSet,
-    /// Blocks whose live dots are in the bitmap.
-    scanned: u32,
-    pieces: Option<Vec<LiveBits>>,
-    last_pull_ms: u64,
-    /// The last part has been sent.
-    finished: bool,
-}
-
-fn hash(vv: &VersionVector) -> u64 {
+/// The hash of what a state delta is for: the digest, and the hashes of chunks that go with it. Two receivers that hold
+/// the same may be served from one pin, but not if only one of them compares by hashes.
+fn hash(vv: &VersionVector, have: &[ChunkHashes]) -> u64 {
     let mut hash = Sha256::new();
     for (replica, seq) in vv.iter() {
         hash.update(replica.to_u128().to_le_bytes());
         hash.update(seq.0.to_le_bytes());
+    }
+    for some in have {
+        hash.update(some.replica.to_u128().to_le_bytes());
+        hash.update(some.first.0.to_le_bytes());
+        hash.update(&some.hashes);
     }
     let bytes: [u8; 32] = hash.finalize().into();
     u64::from_le_bytes(*bytes.first_chunk().expect("eight of 32 bytes"))
@@ -103,7 +99,7 @@ impl Replica {
             sender: self.store.incarnation(),
             snapshot: snapshot.header().lsn,
             checksum: snapshot.checksum(),
-            digest_hash: hash(theirs),
+            digest_hash: hash(theirs, &[]),
         };
         let mut vv = snapshot.header().context.vv.clone();
         if planted::is(Bug::ContextOverclaim) {
@@ -123,7 +119,10 @@ impl Replica {
             return Ok(());
         }
         let digest = self.store.vv().clone();
-        let key = StateKey { digest_hash: hash(&digest), ..key };
+        let common: u64 = vv.iter().map(|(replica, seq)| seq.min(digest.get(replica)).0).sum();
+        let own = (common > self.config.hashes_from_dots).then(|| self.live_within(&vv)).transpose()?;
+        let have = own.as_ref().map(DotSet::hashes).unwrap_or_default();
+        let key = StateKey { digest_hash: hash(&digest, &have), ..key };
         let receiving = Receiving {
             from: from.clone(),
             key,
@@ -131,6 +130,9 @@ impl Replica {
             digest,
             join: JoinId(if planted::is(Bug::SnapshotsMixed) { 1 } else { self.gossip.draw() }),
             incarnations: Incarnations::new(),
+            // Without a chunk there is nothing to compare.
+            own: own.filter(|_| !have.is_empty()),
+            have,
             next: START,
             early: BTreeMap::new(),
             expected: 0,
@@ -143,26 +145,39 @@ impl Replica {
         Ok(())
     }
 
+    /// The live dots that `vv` covers.
+    fn live_within(&self, vv: &VersionVector) -> Result<DotSet, StoreError> {
+        let mut live = DotSet::default();
+        for record in self.store.records(&[]) {
+            let tag = record?.tag();
+            if vv.covers(tag) {
+                live.insert(tag);
+            }
+        }
+        Ok(live)
+    }
+
     fn pull_parts(&mut self, now_ms: u64) {
         let Some(receiving) = &mut self.receiving else { return };
         receiving.expected = self.config.answer_messages;
         receiving.deadline_ms = now_ms + PULL_AGAIN_MS;
-        let digest = (receiving.next == START).then(|| receiving.digest.clone());
-        let (to, body) =
-            (receiving.from.clone(), PeerBody::Pull { key: receiving.key, digest, offset: receiving.next });
-        self.send(&to, body);
+        let first = receiving.next == START;
+        let digest = first.then(|| receiving.digest.clone());
+        let have = if first { receiving.have.clone() } else { Vec::new() };
+        let (to, key, offset) = (receiving.from.clone(), receiving.key, receiving.next);
+        self.send(&to, PeerBody::Pull { key, digest, have, offset });
     }
 
     pub(super) fn on_pull(
         &mut self,
         from: &NodeId,
         key: StateKey,
-        digest: Option<VersionVector>,
+        first: Option<(VersionVector, Vec<ChunkHashes>)>,
         offset: StateOffset,
         now_ms: u64,
     ) -> Result<(), StoreError> {
         let config = self.config;
-        let Some(pin) = self.pin(key, digest, now_ms) else {
+        let Some(pin) = self.pin(key, first, now_ms) else {
             self.send(from, PeerBody::Gone { key });
             return Ok(());
         };
@@ -178,13 +193,18 @@ impl Replica {
     }
 
     /// What is kept for the state delta `key`, or can be made for it.
-    fn pin(&mut self, key: StateKey, digest: Option<VersionVector>, now_ms: u64) -> Option<&mut Pin> {
+    fn pin(
+        &mut self,
+        key: StateKey,
+        first: Option<(VersionVector, Vec<ChunkHashes>)>,
+        now_ms: u64,
+    ) -> Option<&mut Pin> {
         let pins = &mut self.sending.pins;
         pins.retain(|pin| now_ms < pin.last_pull_ms + PIN_MS);
         if !pins.iter().any(|pin| pin.key == key) {
             let snapshot = self.store.snapshot()?;
             let current = key.snapshot == snapshot.header().lsn && key.checksum == snapshot.checksum();
-            let digest = digest.filter(|digest| hash(digest) == key.digest_hash)?;
+            let (digest, have) = first.filter(|(digest, have)| hash(digest, have) == key.digest_hash)?;
             if key.sender != self.store.incarnation() || !current {
                 return None;
             }
@@ -194,9 +214,7 @@ impl Replica {
                 pins.remove(finished);
             }
             let snapshot = Arc::clone(snapshot);
-            let live = DotSet::default();
-            let (scanned, pieces, finished) = (0, None, false);
-            pins.push(Pin { key, snapshot, digest, live, scanned, pieces, last_pull_ms: now_ms, finished });
+            pins.push(Pin::new(key, snapshot, digest, have, now_ms));
         }
         let pin = pins.iter_mut().find(|pin| pin.key == key)?;
         pin.last_pull_ms = now_ms;
@@ -253,7 +271,14 @@ impl Replica {
             tracing::info!("a state delta from {}: {how_far}", receiving.from);
         }
         receiving.incarnations.join(&content.incarnations.into_iter().collect());
-        let part = JoinPart { join: receiving.join, records: content.records, live: content.live };
+        let mut live = content.live;
+        if let Some(own) = &mut receiving.own {
+            // They go into the log with those that are the same, at the end.
+            for piece in live.drain(..) {
+                own.replace(&piece);
+            }
+        }
+        let part = JoinPart { join: receiving.join, records: content.records, live };
         let first = offset == START;
         receiving.tries = 0;
         receiving.expected = receiving.expected.saturating_sub(1);
@@ -276,7 +301,7 @@ impl Replica {
 
     fn finish_receiving(&mut self, now_ms: u64) -> Result<(), StoreError> {
         let Some(receiving) = self.receiving.take() else { return Ok(()) };
-        let Receiving { from, vv, incarnations, join, arrival, .. } = receiving;
+        let Receiving { from, vv, incarnations, join, own, arrival, .. } = receiving;
         if let Some(how_far) = arrival.ended() {
             tracing::info!("a state delta from {from}: {how_far}");
         }
@@ -290,6 +315,10 @@ impl Replica {
             tracing::warn!("dropped a state delta from {from}: it has too many incarnations");
             self.store.discard_staged();
             return Ok(());
+        }
+        for piece in own.iter().flat_map(|own| own.pieces(self.config.message_bytes)) {
+            let part = JoinPart { join, records: Vec::new(), live: vec![piece] };
+            self.store.append_join(Entry::JoinPart(part))?;
         }
         self.store.append_join(Entry::JoinCommit(JoinCommit { join, vv, incarnations }))?;
         self.settle_parked();
@@ -366,109 +395,11 @@ impl Receiving {
         if !content.live.iter().all(in_range) {
             return Some("live dots that it cannot know, or that were not asked about");
         }
+        if self.own.as_ref().is_some_and(|own| !content.live.iter().all(|piece| own.has_chunk_of(piece))) {
+            return Some("live dots of a chunk that was not asked about");
+        }
         let mut incarnations = content.incarnations.iter();
         let known = |(replica, _): &(crate::crdt::ReplicaId, _)| vv.get(*replica) > Seq(0);
         (!incarnations.all(known)).then_some("an incarnation that it cannot know")
-    }
-}
-
-type Part = (StateOffset, Option<StateOffset>, StateContent);
-
-impl Pin {
-    /// The next parts from `offset` on; none if the offset is not one that was given out.
-    fn parts(&mut self, mut offset: StateOffset, config: &ReplicaConfig) -> Result<Vec<Part>, StoreError> {
-        let mut parts = Vec::new();
-        while parts.len() < config.answer_messages {
-            let Some((next, content)) = self.part(offset, config.message_bytes)? else { return Ok(Vec::new()) };
-            parts.push((offset, next, content));
-            match next {
-                Some(next) => offset = next,
-                None => {
-                    self.finished = true;
-                    break;
-                }
-            }
-        }
-        Ok(parts)
-    }
-
-    fn part(
-        &mut self,
-        offset: StateOffset,
-        message_bytes: usize,
-    ) -> Result<Option<(Option<StateOffset>, StateContent)>, StoreError> {
-        match offset.stage {
-            0 => Ok(self.incarnations_part(offset.block)),
-            RECORDS => self.records_part(offset, message_bytes),
-            LIVE => Ok(self.live_part(offset.block, message_bytes / 2)),
-            _ => Ok(None),
-        }
-    }
-
-    fn incarnations_part(&self, chunk: u32) -> Option<(Option<StateOffset>, StateContent)> {
-        let all = &self.snapshot.header().context.incarnations;
-        let from = chunk as usize * INCARNATIONS_PER_PART;
-        if from > all.len() {
-            return None;
-        }
-        let some = all.iter().skip(from).take(INCARNATIONS_PER_PART);
-        let incarnations = some.map(|(replica, incarnation)| (replica, incarnation.clone())).collect();
-        let next = if from + INCARNATIONS_PER_PART < all.len() {
-            StateOffset { stage: 0, block: chunk + 1, item: 0 }
-        } else {
-            StateOffset { stage: RECORDS, block: 0, item: 0 }
-        };
-        Some((Some(next), StateContent { incarnations, ..StateContent::default() }))
-    }
-
-    fn records_part(
-        &mut self,
-        offset: StateOffset,
-        message_bytes: usize,
-    ) -> Result<Option<(Option<StateOffset>, StateContent)>, StoreError> {
-        let blocks = u32::try_from(self.snapshot.block_count()).expect("fewer than 2^32 blocks");
-        let mut content = StateContent::default();
-        let (mut block, mut item, mut bytes) = (offset.block, offset.item as usize, 0);
-        while block < blocks && block < offset.block.saturating_add(BLOCKS_PER_PART) {
-            let records = self.snapshot.block(block as usize)?;
-            for record in records.iter().skip(item) {
-                let tag = record.tag();
-                if self.digest.covers(tag) {
-                    self.live.insert(tag);
-                } else {
-                    bytes += record.element_bytes().len() + 24;
-                    if bytes > message_bytes && !content.records.is_empty() {
-                        let at = StateOffset { stage: RECORDS, block, item: u32::try_from(item).expect("in a block") };
-                        return Ok(Some((Some(at), content)));
-                    }
-                    content.records.push((record.element(), tag));
-                }
-                item += 1;
-            }
-            if block == self.scanned {
-                self.scanned += 1;
-            }
-            (block, item) = (block + 1, 0);
-        }
-        let next = if block < blocks {
-            StateOffset { stage: RECORDS, block, item: 0 }
-        } else {
-            StateOffset { stage: LIVE, block: 0, item: 0 }
-        };
-        Ok(Some((Some(next), content)))
-    }
-
-    fn live_part(&mut self, n: u32, piece_bytes: usize) -> Option<(Option<StateOffset>, StateContent)> {
-        if self.scanned as usize != self.snapshot.block_count() {
-            return None;
-        }
-        let pieces = self.pieces.get_or_insert_with(|| self.live.pieces(piece_bytes));
-        let piece = pieces.get(n as usize).cloned();
-        if piece.is_none() && n > 0 {
-            return None;
-        }
-        let more = n as usize + 1 < pieces.len();
-        let next = more.then_some(StateOffset { stage: LIVE, block: n + 1, item: 0 });
-        Some((next, StateContent { live: piece.into_iter().collect(), ..StateContent::default() }))
     }
 }

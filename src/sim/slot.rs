@@ -154,7 +154,8 @@ impl Slot {
             running: None,
             doomed: None,
             limits: SMALL,
-            config: ReplicaConfig::default(),
+            // Half of them compare bitmaps by hashes, however small they are.
+            config: ReplicaConfig { hashes_from_dots: if indexed { 0 } else { u64::MAX }, ..ReplicaConfig::default() },
             indexed,
         }
     }

@@ -221,7 +221,7 @@ impl Real {
     ) -> Option<Vec<(StateOffset, Option<StateOffset>, StateContent)>> {
         self.said.clear();
         let offset = StateOffset { stage: 0, block: 0, item: 0 };
-        self.hears(to, PeerBody::Pull { key, digest: Some(digest.clone()), offset });
+        self.hears(to, PeerBody::Pull { key, digest: Some(digest.clone()), have: Vec::new(), offset });
         let mut parts = Vec::new();
         for body in std::mem::take(&mut self.said) {
             match body {
