@@ -20,7 +20,7 @@ use super::real::Answer;
 use super::rules::Rules;
 use super::scope::Scope;
 use super::search::Checks;
-use super::site::{Site, Step};
+use super::site::{History, Place, Site, Step};
 use super::table::{Number, Table};
 use super::view::{Names, least_name, site_names};
 use super::world::{Action, Left, World};
@@ -40,11 +40,16 @@ pub struct Memory<'a> {
     grown: HashMap<(Number, Number), Number>,
     made: Table<(Vec<Op>, Meaning)>,
     joined: HashMap<(Number, Number), Number>,
+    /// Sites that were asked for lately: they are large, and can be had again.
+    lately: HashMap<Number, Arc<Site>>,
     /// Replicas that catch up; they need not be in any state.
-    patients: Table<Known>,
+    patients: Table<Patient>,
     caught_up: HashMap<(Number, Number), Number>,
     patient_of: HashMap<Number, Number>,
 }
+
+/// So many sites are kept as they are.
+const MAX_LATELY: usize = 50_000;
 
 /// What a step at a site depends on besides the site.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -62,10 +67,26 @@ enum Cause {
 /// What a step adds to the past: the number of what was made.
 type Change = Option<Number>;
 
-/// A site, and what is asked of it often.
+/// How a site can be had again, and what is asked of it often.
 struct Known {
-    site: Site,
+    place: Place,
+    first_life: u8,
+    history: History,
     names: Names,
+    vector: Number,
+    /// Which elements a remove would see.
+    sees: [bool; 2],
+    /// Whether a snapshot would have something that the newest one has not.
+    has_news: bool,
+    receives: bool,
+    /// The vector of the snapshot that it may send.
+    offers: Option<VersionVector>,
+}
+
+/// A replica that catches up, as far as that depends on it: what it holds. What it has follows from that; it has been looked
+/// at.
+struct Patient {
+    place: Place,
     vector: Number,
 }
 
@@ -85,6 +106,7 @@ impl<'a> Memory<'a> {
             grown: HashMap::new(),
             made: Table::default(),
             joined: HashMap::new(),
+            lately: HashMap::new(),
             patients: Table::default(),
             caught_up: HashMap::new(),
             patient_of: HashMap::new(),
@@ -125,13 +147,13 @@ impl<'a> Memory<'a> {
     /// All that may happen next.
     pub fn actions(&self, world: &World) -> Vec<Action> {
         let mut actions = Vec::new();
-        let sites = world.sites.map(|site| &self.sites.get(site).site);
+        let sites = world.sites.map(|site| &**self.sites.get(site));
         for (place, site) in sites.into_iter().enumerate() {
             if world.left.changes > 0 {
                 for number in 0..2 {
                     actions.push(Action::Add(place, number));
                     // A remove that sees nothing writes nothing.
-                    if site.live.values().any(|live| *live == number) {
+                    if site.sees[usize::from(number)] {
                         actions.push(Action::Remove(place, number));
                     }
                 }
@@ -139,22 +161,18 @@ impl<'a> Memory<'a> {
             // Also what is held already, and what has been made here.
             let arrivals = &self.pasts.get(world.past).arrivals;
             actions.extend(arrivals.iter().map(|arrival| Action::Arrives(place, arrival.dot, arrival.number)));
-            if world.left.snapshots > 0
-                && site.receiving.is_none()
-                && site.snapshot.as_ref() != Some(&site.state.vv)
-                && !site.state.vv.is_empty()
-            {
+            if world.left.snapshots > 0 && !site.receives && site.has_news {
                 actions.push(Action::Compacts(place));
             }
-            match &site.receiving {
-                Some(_) => actions.push(Action::NextPart(place)),
-                None if world.left.joins > 0 => {
-                    let offered = (0..3).filter(|from| *from != place && sites[*from].offers_to(site));
-                    actions.extend(offered.map(|from| Action::Pulls(place, from)));
-                }
-                None => {}
+            let held = self.vectors.get(site.vector);
+            if site.receives {
+                actions.push(Action::NextPart(place));
+            } else if world.left.joins > 0 {
+                let offers = |from: &Place| sites[*from].offers.as_ref().is_some_and(|vv| !vv.is_within(held));
+                let others = (0..3).filter(|from| *from != place && offers(from));
+                actions.extend(others.map(|from| Action::Pulls(place, from)));
             }
-            if world.left.faults > 0 && (!site.state.vv.is_empty() || site.receiving.is_some()) {
+            if world.left.faults > 0 && (!held.is_empty() || site.receives) {
                 actions.push(Action::Crashes(place));
                 actions.push(Action::IsWiped(place));
             }
@@ -197,15 +215,15 @@ impl<'a> Memory<'a> {
 
     /// Whether an action has completed a state delta.
     pub fn joins(&self, before: &World, action: Action, after: &World) -> bool {
-        let receives = |world: &World| self.sites.get(world.sites[action.place()]).site.receiving.is_some();
+        let receives = |world: &World| self.sites.get(world.sites[action.place()]).receives;
         matches!(action, Action::NextPart(_)) && receives(before) && !receives(after)
     }
 
     fn step(&mut self, world: &World, action: Action) -> Result<Option<(Number, Change)>, String> {
         let place = action.place();
-        let before = Arc::clone(self.sites.get(world.sites[place]));
+        let before = self.again(world.sites[place]);
         let past = Arc::clone(self.pasts.get(world.past));
-        let mut site = before.site.clone();
+        let mut site = Site::clone(&before);
         let mut change = None;
         match action {
             Action::Add(_, number) => {
@@ -220,12 +238,12 @@ impl<'a> Memory<'a> {
             }
             Action::Arrives(_, dot, _) => {
                 arrives(&mut site, self.rules, &past.ops, dot);
-                if site.history.len() == before.site.history.len() {
+                if site.history.is(&before.history) {
                     return Ok(None);
                 }
             }
             Action::Compacts(_) => drop(site.step(self.rules, Step::Compact)),
-            Action::Pulls(_, from) => self.pulls(&mut site, before.vector, world.sites[from])?,
+            Action::Pulls(_, from) => self.pulls(&mut site, world.sites[place], world.sites[from])?,
             Action::NextPart(_) => drop(site.step(self.rules, Step::Part)),
             Action::Crashes(_) => {
                 let life = site.life + 1;
@@ -237,15 +255,30 @@ impl<'a> Memory<'a> {
         Ok(Some((self.site(site, after)?, change)))
     }
 
-    /// A real receiver pulls the newest snapshot of a real sender. All of it is under way then, and may arrive late.
-    fn pulls(&mut self, site: &mut Site, vector: Number, from: Number) -> Result<(), String> {
-        let sender = Arc::clone(self.sites.get(from));
-        let delta = self.bridge.pulled((from, &sender.site), site, vector)?;
-        let claimed = self.rules.claimed(&delta.vv, &sender.site.state.vv);
-        site.step(self.rules, Step::Pull(delta));
-        if let Some(receiving) = &mut site.receiving {
-            receiving.claimed = claimed;
+    /// The site with that number.
+    fn again(&mut self, number: Number) -> Arc<Site> {
+        if let Some(site) = self.lately.get(&number) {
+            return Arc::clone(site);
         }
+        let known = self.sites.get(number);
+        let site = Arc::new(Site::after(known.place, known.first_life, &known.history, self.rules));
+        self.keep(number, Arc::clone(&site));
+        site
+    }
+
+    fn keep(&mut self, number: Number, site: Arc<Site>) {
+        if self.lately.len() >= MAX_LATELY {
+            self.lately.clear();
+        }
+        self.lately.insert(number, site);
+    }
+
+    /// A real receiver pulls the newest snapshot of a real sender. All of it is under way then, and may arrive late.
+    fn pulls(&mut self, site: &mut Site, number: Number, from: Number) -> Result<(), String> {
+        let (sender, vector) = (self.again(from), self.sites.get(number).vector);
+        let delta = self.bridge.pulled((from, &sender), site, vector)?;
+        let claimed = self.rules.claimed(&delta.vv, &sender.state.vv);
+        site.step(self.rules, Step::Pull(delta, claimed));
         Ok(())
     }
 
@@ -279,10 +312,8 @@ impl<'a> Memory<'a> {
         if let Some(known) = self.patient_of.get(&site) {
             return Ok(*known);
         }
-        let mut patient = self.sites.get(site).site.clone();
-        patient.receiving = None;
-        patient.state.discard_staged();
-        let patient = self.patient(patient, past)?;
+        let patient = self.again(site);
+        let patient = self.patient(&patient, past)?;
         self.patient_of.insert(site, patient);
         Ok(patient)
     }
@@ -292,48 +323,44 @@ impl<'a> Memory<'a> {
         if let Some(known) = self.caught_up.get(&(patient, from)) {
             return Ok(*known);
         }
-        let sender = Arc::clone(self.sites.get(from));
-        let mut site = self.patients.get(patient).site.clone();
+        let sender = self.again(from);
+        let Patient { place, vector } = **self.patients.get(patient);
+        let vv = VersionVector::clone(self.vectors.get(vector));
+        let live = self.pasts.get(past).oracle.live(&vv);
+        let mut site = Site::holding(place, vv, live);
         for _ in 0..2 {
-            if sender.site.state.vv.is_within(&site.state.vv) {
+            if sender.state.vv.is_within(&site.state.vv) {
                 break;
             }
-            let vector = self.vector(&site.state.vv);
-            match &*self.bridge.answer((from, &sender.site), &site, vector) {
+            match self.bridge.answer(&sender, &site) {
                 Answer::Ops(ops) => {
                     for op in ops {
                         if op.judge(&site.state.vv) != Verdict::Next {
-                            return Err(format!(
-                                "n{} answers with {}, which does not apply",
-                                sender.site.place + 1,
-                                op.dot
-                            ));
+                            return Err(format!("n{} answers with {}, which does not apply", sender.place + 1, op.dot));
                         }
-                        site.step(self.rules, Step::Receive(op.clone()));
+                        site.step(self.rules, Step::Receive(op));
                     }
                 }
                 Answer::State(delta) => {
-                    site.step(self.rules, Step::Pull(Arc::clone(delta)));
-                    (1..delta.parts.len()).for_each(|_| drop(site.step(self.rules, Step::Part)));
+                    let (parts, vv) = (delta.parts.len(), delta.vv.clone());
+                    site.step(self.rules, Step::Pull(delta, vv));
+                    (1..parts).for_each(|_| drop(site.step(self.rules, Step::Part)));
                 }
             }
         }
-        let healed = self.patient(site, past)?;
+        let healed = self.patient(&site, past)?;
         self.caught_up.insert((patient, from), healed);
         Ok(healed)
     }
 
-    fn patient(&mut self, mut site: Site, past: Number) -> Result<Number, String> {
+    fn patient(&mut self, site: &Site, past: Number) -> Result<Number, String> {
         let past = Arc::clone(self.pasts.get(past));
-        let name = site_name(&site, &past.ops);
-        if let Some(known) = self.patients.find(&name) {
-            return Ok(known);
-        }
         past.oracle.check(&site.state.vv, &site.live)?;
-        // No real replica lives through this.
-        site.history = Vec::new();
+        let mut name = vec![u8::try_from(site.place).unwrap()];
+        past::vector(&site.state.vv, &mut name);
+        past::ops_name(past.ops.values().filter(|op| site.state.vv.covers(op.dot)), &mut name);
         let vector = self.vector(&site.state.vv);
-        Ok(self.patients.number(&name, || Known { names: Names::default(), vector, site }))
+        Ok(self.patients.number(&name, || Patient { place: site.place, vector }))
     }
 
     /// The number of a site, which is looked at if it is new.
@@ -347,8 +374,20 @@ impl<'a> Memory<'a> {
         if self.checks.real {
             self.bridge.lives_through(&site)?;
         }
-        let vector = self.vector(&site.state.vv);
-        Ok(self.sites.number(&name, || Known { names: site_names(&site), vector, site }))
+        let known = Known {
+            place: site.place,
+            first_life: site.first_life,
+            history: site.history.clone(),
+            names: site_names(&site),
+            vector: self.vector(&site.state.vv),
+            sees: [0, 1].map(|number| site.live.values().any(|live| *live == number)),
+            has_news: !site.state.vv.is_empty() && site.snapshot.as_ref() != Some(&site.state.vv),
+            receives: site.receiving.is_some(),
+            offers: site.offers().cloned(),
+        };
+        let number = self.sites.number(&name, || known);
+        self.keep(number, Arc::new(site));
+        Ok(number)
     }
 
     fn vector(&mut self, vv: &VersionVector) -> Number {
