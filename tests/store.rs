@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use orset::crdt::{
-    Base, Dot, Element, Entry, Incarnation, JoinCommit, JoinId, JoinPart, NodeId, OpBody, ReplicaId, Seq, VersionVector,
+    Base, Dot, Element, Entry, Incarnation, JoinCommit, JoinId, JoinPart, NodeId, Op, OpBody, ReplicaId, Seq, Verdict,
+    VersionVector,
 };
 use orset::storage::disk::MemDisk;
 use orset::storage::{IndexPosition, IndexSource, MemorySource, Store, StoreLimits, StoreOptions};
@@ -14,9 +15,13 @@ fn nodes(names: &[&str]) -> Vec<NodeId> {
 }
 
 fn open(limits: StoreLimits) -> Store {
+    open_on(&MemDisk::default(), limits)
+}
+
+fn open_on(disk: &MemDisk, limits: StoreLimits) -> Store {
     let mut counter = 0;
     let options = StoreOptions {
-        disk: Arc::new(MemDisk::default()),
+        disk: Arc::new(disk.clone()),
         dir: Path::new("/n1").to_path_buf(),
         node: NodeId::new("n1").unwrap(),
         entropy: Box::new(move || {
@@ -67,6 +72,79 @@ fn a_delta_is_cut_at_the_bound_and_says_so() {
     }
     assert_eq!(held, *store.vv());
     assert!(rounds > 3, "{rounds} rounds");
+}
+
+#[test]
+fn own_operations_are_given_only_if_all_are_at_hand() {
+    let seqs = |store: &Store, after: u64| -> Option<Vec<u64>> {
+        let ops = store.own_ops_after(Seq(after))?;
+        assert!(ops.iter().all(|op| op.dot.replica == store.incarnation()), "{ops:?}");
+        Some(ops.iter().map(|op| op.dot.seq.0).collect())
+    };
+    let mut store = open(StoreLimits { recent_bytes: 150, ..StoreLimits::default() });
+    store.set_nodes(&nodes(&["n1", "n2"])).unwrap();
+    assert_eq!(seqs(&store, 0), Some(vec![]), "none was made");
+    add(&mut store, 1);
+    // Another's lie between them.
+    let there = ReplicaId::from_random(99);
+    let start = OpBody::Start { node: NodeId::new("n2").unwrap(), parent: None };
+    assert_eq!(store.append_remote(Op { dot: Dot::new(there, Seq(1)), body: start }), Verdict::Next);
+    store.commit().unwrap();
+    add(&mut store, 2);
+    for (after, expected) in [(0, vec![1, 2, 3]), (1, vec![2, 3]), (2, vec![3]), (3, vec![])] {
+        assert_eq!(seqs(&store, after), Some(expected), "after {after}");
+    }
+    // The oldest go.
+    (10..40).for_each(|n| add(&mut store, n));
+    let last = store.vv().get(store.incarnation()).0;
+    assert_eq!(seqs(&store, last - 2), Some(vec![last - 1, last]));
+    assert_eq!(seqs(&store, last), Some(vec![]));
+    assert_eq!(seqs(&store, 2), None, "some of them are not at hand");
+    // Without peers nothing is kept.
+    store.set_nodes(&nodes(&["n1"])).unwrap();
+    add(&mut store, 40);
+    assert_eq!(seqs(&store, last), None, "it is not at hand");
+}
+
+#[test]
+fn an_element_is_contained_if_it_has_a_tag_and_not_if_only_a_later_one_has() {
+    let mut store = open(StoreLimits::default());
+    let element = |text: &str| Element::from_canonical(text.as_bytes());
+    assert!(!store.contains(&element("1")).unwrap());
+    add(&mut store, 12);
+    assert!(store.contains(&element("12")).unwrap());
+    for other in ["1", "11", "123", "2"] {
+        assert!(!store.contains(&element(other)).unwrap(), "{other}");
+    }
+    let tags = store.tags(&element("12")).unwrap();
+    store.append_local(OpBody::Remove { element: element("12"), tags });
+    store.commit().unwrap();
+    assert!(!store.contains(&element("12")).unwrap(), "it was removed");
+}
+
+#[test]
+fn what_is_on_the_disk_is_the_files_lengths() {
+    let disk = MemDisk::default();
+    let mut store = open_on(&disk, StoreLimits { segment_bytes: 400, ..StoreLimits::default() });
+    let lengths = |part: &str| -> u64 {
+        let files = disk.files().into_iter().filter(|(path, _)| path.parent().is_some_and(|dir| dir.ends_with(part)));
+        files.map(|(_, content)| content.len() as u64).sum()
+    };
+    assert_eq!(store.bytes(), (0, 0));
+    add(&mut store, 1);
+    assert!(store.bytes().0 > 0);
+    assert_eq!(store.bytes(), (lengths("log"), 0));
+    (2..100).for_each(|n| add(&mut store, n));
+    for batch in store.take_feed() {
+        store.index().unwrap().apply(&batch.changes, batch.position).unwrap();
+        store.index_noted(batch.position.lsn);
+    }
+    store.want_snapshot();
+    add(&mut store, 100);
+    let snapshot = store.plan_compaction().unwrap().expect("one is wanted").run().unwrap();
+    store.install(snapshot).unwrap();
+    assert!(store.bytes().1 > 0);
+    assert_eq!(store.bytes(), (lengths("log"), lengths("snapshots")));
 }
 
 /// Found by reading: a snapshot that was wanted and had to wait for the index closed a segment at every commit.

@@ -53,10 +53,12 @@ impl<'a> Outcomes<'a> {
         Ok(Self { file, mutants, found })
     }
 
-    /// Those that have not been caught.
+    /// Those that have not been caught; those that have not even been tried come first.
     pub fn open_ones(&self) -> Vec<usize> {
-        let open = |n: &usize| matches!(self.found.get(n), None | Some(Found::Missed { .. }));
-        (0..self.mutants.len()).filter(open).collect()
+        let all = 0..self.mutants.len();
+        let untried = all.clone().filter(|n| !self.found.contains_key(n));
+        let missed = all.filter(|n| matches!(self.found.get(n), Some(Found::Missed { .. })));
+        untried.chain(missed).collect()
     }
 
     /// Those that cannot be planted.
