@@ -135,12 +135,12 @@ fn what_is_on_the_disk_is_the_files_lengths() {
     assert!(store.bytes().0 > 0);
     assert_eq!(store.bytes(), (lengths("log"), 0));
     (2..100).for_each(|n| add(&mut store, n));
+    store.want_snapshot();
+    add(&mut store, 100);
     for batch in store.take_feed() {
         store.index().unwrap().apply(&batch.changes, batch.position).unwrap();
         store.index_noted(batch.position.lsn);
     }
-    store.want_snapshot();
-    add(&mut store, 100);
     let snapshot = store.plan_compaction().unwrap().expect("one is wanted").run().unwrap();
     store.install(snapshot).unwrap();
     assert!(store.bytes().1 > 0);
