@@ -43,8 +43,19 @@ use trials::{Ended, Test};
 /// Those that need no process of their own come first, and the whole of them is cheap.
 const FIRST: [&str; 8] = ["lib", "set_laws", "store", "storage", "crash", "migrations", "format", "corpus"];
 /// Those that a mutant which lives through the first is tried against.
-const THEN: [&str; 10] =
-    ["log_damage", "small_scopes", "index_kill", "wire_sync", "sim", "dump", "repair", "recovery", "stores", "process"];
+const THEN: [&str; 11] = [
+    "replicas",
+    "log_damage",
+    "small_scopes",
+    "index_kill",
+    "wire_sync",
+    "sim",
+    "dump",
+    "repair",
+    "recovery",
+    "stores",
+    "process",
+];
 /// Tests of real processes: what they say depends on time as well.
 const REAL: [&str; 5] = ["dump", "repair", "recovery", "stores", "process"];
 
@@ -180,7 +191,7 @@ fn try_all(tree: &Path, mutants: &[Mutant], left: &[usize], tests: &[Test], outc
                 let (ended, failed) = place.run(&group, mutant, REAL.contains(&binary.as_str()), &scratch)?;
                 let by = format!("{binary} {}", failed.as_deref().unwrap_or(&group[0].name));
                 match ended {
-                    Ended::Passed => continue,
+                    Ended::Passed | Ended::NotBegun => continue,
                     Ended::Failed => found = Found::Caught(by),
                     Ended::OutOfTime => found = Found::OutOfTime(by),
                 }

@@ -28,6 +28,8 @@ pub enum Ended {
     Failed,
     /// It used up its processor time, or did nothing for minutes.
     OutOfTime,
+    /// There is no such program, or it may not be run.
+    NotBegun,
 }
 
 /// Where and how tests are run.
@@ -105,6 +107,7 @@ impl Place<'_> {
             let mut command = self.command(tests);
             command.env("MUTANT", mutant.to_string()).stdout(fs::File::create(scratch)?);
             let (ended, _) = wait(command, most as u64)?;
+            ensure!(ended != Ended::NotBegun, "{} cannot be run", tests[0].executable.display());
             if ended == Ended::Passed || !real || again {
                 let said = String::from_utf8_lossy(&fs::read(scratch)?).into_owned();
                 let failed = said.lines().find_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
@@ -173,6 +176,7 @@ fn ended(status: ExitStatus) -> Ended {
     match (status.success(), status.signal()) {
         (true, _) => Ended::Passed,
         (false, Some(SIGKILL | SIGXCPU)) => Ended::OutOfTime,
+        _ if matches!(status.code(), Some(126 | 127)) => Ended::NotBegun,
         (false, _) => Ended::Failed,
     }
 }
