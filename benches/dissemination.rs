@@ -68,6 +68,7 @@ impl Progress for Quiet {
 fn run(dir: &Path, args: &[&str], nemesis: Vec<FaultKind>, seed: u64) -> Results {
     let args = ["serve", "--data-dir", "{data}"].iter().chain(args).map(Into::into).collect();
     let options = Options {
+        retry: false,
         workload: Workload::Broadcast,
         bin: env!("CARGO_BIN_EXE_orset").into(),
         args,

@@ -10,7 +10,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use orset::crdt::{NodeId, Tag, VersionVector};
-use orset::storage::disk::{self, Disk, MemDisk};
+use orset::storage::disk::{self, Disk, MemDisk, RealDisk};
 use orset::storage::envelope::{self, ENVELOPE_BYTES, FORMAT_VERSION};
 use orset::storage::manifest::Manifest;
 use orset::storage::migrations::{Context, NO_STORE, Registry, Step, TODAY};
@@ -264,4 +264,13 @@ fn there_is_a_word_for_every_step_of_a_store_and_none_for_a_new_one() {
         assert!(said.contains(&format!("/n1: {word}")), "{said}");
     }
     assert_eq!(said.lines().count(), 2, "{said}");
+}
+
+#[test]
+fn a_manifest_that_cannot_be_read_is_not_taken_for_one_that_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(TODAY.format_of(&RealDisk, dir.path()).unwrap(), NO_STORE);
+    std::fs::create_dir(Manifest::path(dir.path())).unwrap();
+    let error = TODAY.format_of(&RealDisk, dir.path()).unwrap_err();
+    assert!(matches!(error, StoreError::Io { .. }), "{error}");
 }

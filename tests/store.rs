@@ -210,6 +210,48 @@ fn a_delta_is_cut_at_the_bound_and_says_so() {
     assert!(rounds > 3, "{rounds} rounds");
 }
 
+#[test]
+fn an_element_is_contained_if_it_has_a_tag_and_not_if_only_a_later_one_has() {
+    let mut store = open(StoreLimits::default());
+    let element = |text: &str| Element::from_canonical(text.as_bytes());
+    assert!(!store.contains(&element("1")).unwrap());
+    add(&mut store, 12);
+    assert!(store.contains(&element("12")).unwrap());
+    for other in ["1", "11", "123", "2"] {
+        assert!(!store.contains(&element(other)).unwrap(), "{other}");
+    }
+    let tags = store.tags(&element("12")).unwrap();
+    store.append_local(OpBody::Remove { element: element("12"), tags });
+    store.commit().unwrap();
+    assert!(!store.contains(&element("12")).unwrap(), "it was removed");
+}
+
+#[test]
+fn what_is_on_the_disk_is_the_files_lengths() {
+    let disk = MemDisk::default();
+    let limits = StoreLimits { segment_bytes: 400, ..StoreLimits::default() };
+    let mut store = open_on(&disk, limits, &mut MemorySource).0;
+    let lengths = |part: &str| -> u64 {
+        let files = disk.files().into_iter().filter(|(path, _)| path.parent().is_some_and(|dir| dir.ends_with(part)));
+        files.map(|(_, content)| content.len() as u64).sum()
+    };
+    assert_eq!(store.bytes(), (0, 0));
+    add(&mut store, 1);
+    assert!(store.bytes().0 > 0);
+    assert_eq!(store.bytes(), (lengths("log"), 0));
+    (2..100).for_each(|n| add(&mut store, n));
+    store.want_snapshot();
+    add(&mut store, 100);
+    for batch in store.take_feed() {
+        store.index().unwrap().apply(&batch.changes, batch.position).unwrap();
+        store.index_noted(batch.position.lsn);
+    }
+    let snapshot = store.plan_compaction().unwrap().expect("one is wanted").run().unwrap();
+    store.install(snapshot).unwrap();
+    assert!(store.bytes().1 > 0);
+    assert_eq!(store.bytes(), (lengths("log"), lengths("snapshots")));
+}
+
 /// Found by reading: a snapshot that was wanted and had to wait for the index closed a segment at every commit.
 #[test]
 fn a_snapshot_that_has_to_wait_for_the_index_does_not_chop_up_the_log() {

@@ -9,7 +9,7 @@ use orset::crdt::{Element, NodeId, OpBody, Tag, VersionVector};
 use orset::maelstrom::{Decoder, Incoming, Limits, Rejection, encode};
 use orset::replica::{Outgoing, PeerMessage, Replica, ReplicaConfig, Style, Ticket};
 use orset::storage::disk::MemDisk;
-use orset::storage::{NoIndex, Store, StoreLimits, StoreOptions};
+use orset::storage::{Lsn, NoIndex, Store, StoreLimits, StoreOptions};
 
 use super::sealed::{DIR, put};
 
@@ -30,15 +30,29 @@ const RESERVE_BYTES: u64 = 8 << 10;
 
 /// See the table in the module above.
 pub fn sync_message(input: &[u8]) {
+    let lines = input.split(|byte| *byte == b'\n').take(MAX_LINES);
+    let messages: Vec<_> = lines.filter_map(understood).collect();
+    // Opening a store takes longer than all the rest, so it is not done in vain.
+    if messages.is_empty() {
+        return;
+    }
     let mut replica = listener();
-    for line in input.split(|byte| *byte == b'\n').take(MAX_LINES) {
-        let Ok(Incoming::Peer { from, message, .. }) = decode(line) else { continue };
-        comes_out_as_it_went_in(&from, &message);
+    let before = replica.lsn();
+    for (from, message) in messages {
         replica.takes(&from, message);
     }
     replica.waits(1_000);
     replica.waits(60_000);
-    replica.restarts();
+    if replica.lsn() != before {
+        replica.restarts();
+    }
+}
+
+/// A peer's message, if the line is one.
+fn understood(line: &[u8]) -> Option<(NodeId, PeerMessage)> {
+    let Ok(Incoming::Peer { from, message, .. }) = decode(line) else { return None };
+    comes_out_as_it_went_in(&from, &message);
+    Some((from, message))
 }
 
 fn decode(line: &[u8]) -> Result<Incoming<'_>, Rejection> {
@@ -187,6 +201,11 @@ impl Session {
             assert!(store.state().incarnations.get(replica).is_some(), "{replica} is held without its Start");
         }
         self.held = store.vv().clone();
+    }
+
+    /// The end of its log.
+    fn lsn(&self) -> Lsn {
+        self.replica.store().lsn()
     }
 
     /// Killed, and started again: it has what it had.

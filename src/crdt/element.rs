@@ -244,5 +244,18 @@ mod tests {
         for cut in 0..good.as_bytes().len() {
             assert_eq!(RecordKey::parse(&good.as_bytes()[..cut]), None, "{cut}");
         }
+        let parses = |prefix: &[u8]| RecordKey::parse(&[prefix, &tag(1).to_bytes()].concat()).is_some();
+        let long = |n: usize| [&vec![b'1'; n][..], &[END]].concat();
+        let hashed = |text: &[u8], mark: u8| [text, &[mark], &[0; TAG_BYTES], &[END]].concat();
+        assert!(parses(&[b'1', END]) && parses(&long(MAX_INLINE_BYTES)), "whole elements");
+        assert!(parses(&hashed(&[b'1'; MAX_INLINE_BYTES], HASHED)), "a long element, by its hash");
+        assert!(!parses(&[END]), "no element");
+        assert!(!parses(b"12") && !parses(&[b'1', END, b'2']), "no end, or too late");
+        assert!(!parses(&[b'\n', END]) && !parses(&[b'1', b'\n', END]), "control characters");
+        assert!(!parses(&long(MAX_INLINE_BYTES + 1)), "too long to be whole");
+        assert!(!parses(&long(MAX_INLINE_BYTES + 1 + TAG_BYTES)), "as long as a hashed one, and none");
+        assert!(!parses(&hashed(&[b'1'; MAX_INLINE_BYTES], b'1')), "a hash without its mark");
+        assert!(!parses(&hashed(&[b'1'; MAX_INLINE_BYTES - 1], HASHED)), "a hash too early");
+        assert!(!parses(&hashed(&[b'\n'; MAX_INLINE_BYTES], HASHED)), "control characters before the hash");
     }
 }

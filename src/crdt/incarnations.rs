@@ -149,6 +149,21 @@ mod tests {
     }
 
     #[test]
+    fn what_only_follows_from_a_start_that_is_not_held_stays_in_the_digest() {
+        let table = chain(&[(1, None), (2, Some((1, 7)))]);
+        let vv = vector(&[(1, 7)]);
+        assert_eq!(table.compact(&vv), vv);
+    }
+
+    #[test]
+    fn a_table_has_as_many_as_were_put_in() {
+        let mut table = Incarnations::new();
+        assert!(table.is_empty() && table.len() == 0);
+        table.join(&chain(&[(1, None), (2, None), (3, None)]));
+        assert!(!table.is_empty() && table.len() == 3);
+    }
+
+    #[test]
     fn a_digest_with_a_stranger_in_it_cannot_be_expanded() {
         assert_eq!(chain(&[(1, None)]).expand(&vector(&[(9, 1)])), Err(UnknownReplica(id(9))));
     }

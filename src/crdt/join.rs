@@ -316,4 +316,30 @@ mod tests {
         }
         assert!(set.contains(dots[0]) && !set.contains(Dot::new(ReplicaId::from_random(3), Seq(2))));
     }
+
+    #[test]
+    fn pieces_are_as_long_as_they_may_be_and_end_with_the_last_dot() {
+        let [a, b] = [3, 4].map(ReplicaId::from_random);
+        let mut set = DotSet::default();
+        // Two stretches side by side, and another one far from them.
+        [1, 4_096, 4_097, 25_001].into_iter().for_each(|seq| set.insert(Dot::new(a, Seq(seq))));
+        set.insert(Dot::new(b, Seq(9)));
+        let shape = |max_bytes: usize| -> Vec<(ReplicaId, u64, usize)> {
+            set.pieces(max_bytes).iter().map(|piece| (piece.replica, piece.first.0, piece.bits.len())).collect()
+        };
+        let side_by_side = [(a, 1, 513), (a, 24_577, 54), (b, 1, 2)];
+        assert_eq!(shape(3 * CHUNK_BYTES), side_by_side);
+        assert_eq!(shape(2 * CHUNK_BYTES), side_by_side);
+        assert_eq!(shape(CHUNK_BYTES), [(a, 1, 512), (a, 4_097, 1), (a, 24_577, 54), (b, 1, 2)]);
+        assert_eq!(shape(125), [(a, 1, 1), (a, 4_001, 12), (a, 4_097, 1), (a, 24_577, 54), (b, 1, 2)]);
+    }
+
+    #[test]
+    fn a_part_weighs_what_is_in_it() {
+        let tag = Dot::new(ReplicaId::from_random(3), Seq(2));
+        let records = [3, 5].map(|n| (Element::from_canonical(&vec![b'1'; n]), tag)).to_vec();
+        let live = [2, 7].map(|n| LiveBits { replica: tag.replica, first: Seq(1), bits: vec![1; n] }).to_vec();
+        let part = JoinPart { join: JoinId(1), records, live };
+        assert_eq!(part.weight(), (3 + 24) + (5 + 24) + (2 + 24) + (7 + 24));
+    }
 }

@@ -243,3 +243,57 @@ impl<'a, I: Iterator<Item = (&'a RecordKey, &'a Change)>> Iterator for Live<'a, 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::element::Element;
+    use super::super::id::{Dot, ReplicaId, Seq};
+    use super::*;
+
+    fn record(element_bytes: usize, seq: u64) -> Record {
+        Record::new(&Element::from_canonical(&vec![b'1'; element_bytes]), Dot::new(ReplicaId::from_random(5), Seq(seq)))
+    }
+
+    fn put(memtable: &mut Memtable, record: &Record) {
+        memtable.insert(record.key.clone(), Change::Put(record.long_element.clone()));
+    }
+
+    #[test]
+    fn its_size_is_that_of_both_generations_and_the_elder_goes_as_a_whole() {
+        let [short, long, newer] = [(3, 2), (500, 3), (4, 4)].map(|(bytes, seq)| record(bytes, seq));
+        let size = |record: &Record| ENTRY_OVERHEAD_BYTES + record.key.as_bytes().len();
+        let mut memtable = Memtable::default();
+        assert!(memtable.is_empty() && memtable.bytes() == 0);
+        put(&mut memtable, &short);
+        put(&mut memtable, &long);
+        let elder_bytes = size(&short) + size(&long) + 500;
+        assert_eq!((memtable.bytes(), memtable.len(), memtable.has_elder()), (elder_bytes, 2, false));
+        memtable.age();
+        assert_eq!((memtable.bytes(), memtable.len(), memtable.has_elder()), (elder_bytes, 2, true));
+        put(&mut memtable, &newer);
+        assert_eq!((memtable.bytes(), memtable.len()), (elder_bytes + size(&newer), 3));
+        memtable.drop_elder();
+        assert_eq!((memtable.bytes(), memtable.len(), memtable.has_elder()), (size(&newer), 1, false));
+        let keys: Vec<_> = memtable.changes().map(|(key, _)| key.clone()).collect();
+        assert_eq!(keys, [newer.key]);
+    }
+
+    /// A base whose second record cannot be read.
+    struct Broken(Record);
+
+    impl Base for Broken {
+        fn records(&self, _from: &[u8]) -> Records<'_> {
+            Box::new([Ok(self.0.clone()), Err(BaseError("broken".into()))].into_iter())
+        }
+    }
+
+    #[test]
+    fn a_base_that_cannot_be_read_is_not_passed_over() {
+        let [first, later] = [(1, 2), (9, 3)].map(|(bytes, seq)| record(bytes, seq));
+        let (base, mut memtable) = (Broken(first.clone()), Memtable::default());
+        put(&mut memtable, &later);
+        let mut records = memtable.over(&base, &[]);
+        assert_eq!(records.next().unwrap().unwrap(), first);
+        assert!(records.next().unwrap().is_err());
+    }
+}

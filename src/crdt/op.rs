@@ -137,6 +137,15 @@ mod tests {
     }
 
     #[test]
+    fn an_operation_weighs_what_is_in_it() {
+        let weight = |body| Op { dot: Dot::new(A, Seq(2)), body }.weight();
+        let element = Element::from_canonical(b"123");
+        assert_eq!(weight(OpBody::Start { node: NodeId::new("n12").unwrap(), parent: None }), 40 + 3);
+        assert_eq!(weight(OpBody::Add(element.clone())), 8 + 3);
+        assert_eq!(weight(OpBody::Remove { element, tags: vec![Dot::new(B, Seq(2)); 4] }), 8 + 3 + 4 * 20);
+    }
+
+    #[test]
     fn a_remove_waits_for_the_add_that_it_saw() {
         let op = remove(Dot::new(B, Seq(2)), vec![Dot::new(A, Seq(2))]);
         let mut vv = VersionVector::from_iter([(B, Seq(1)), (A, Seq(1))]);

@@ -95,3 +95,20 @@ impl fmt::Debug for VersionVector {
         f.debug_map().entries(&self.0).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_has_as_many_entries_as_replicas() {
+        let mut vector = VersionVector::new();
+        assert!(vector.is_empty() && vector.len() == 0);
+        for replica in [3, 4, 3, 5] {
+            vector.raise(ReplicaId::from_random(replica), Seq(2));
+        }
+        assert!(!vector.is_empty() && vector.len() == 3);
+        vector.remove(ReplicaId::from_random(4));
+        assert_eq!(vector.iter().map(|(_, seq)| seq.0).collect::<Vec<_>>(), [2, 2]);
+    }
+}

@@ -79,3 +79,23 @@ pub fn unwrap_up_to<'a>(
         _ => Err(StoreError::Newer { path: path.to_path_buf(), found: version, known }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_from_one_to_the_known_one_are_unwrapped() {
+        let magic = *b"ORSETXYZ";
+        let unwrapped = |version| {
+            let mut bytes = Vec::new();
+            wrap(&mut bytes, magic, version, b"body");
+            unwrap_up_to(&bytes, magic, Path::new("x"), 0, 2)
+                .map(|unwrapped| (unwrapped.version, unwrapped.body.to_vec()))
+        };
+        assert!(matches!(unwrapped(0), Err(StoreError::Damaged { .. })));
+        assert_eq!(unwrapped(1).unwrap(), (1, b"body".to_vec()));
+        assert_eq!(unwrapped(2).unwrap(), (2, b"body".to_vec()));
+        assert!(matches!(unwrapped(3), Err(StoreError::Newer { found: 3, known: 2, .. })));
+    }
+}

@@ -81,3 +81,16 @@ impl StoreError {
         matches!(self, StoreError::Io { source, .. } if full(source.kind()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_disk_is_full_if_the_file_system_says_so_in_either_way() {
+        let failed = |kind: io::ErrorKind| StoreError::io("write", Path::new("log"))(kind.into()).is_disk_full();
+        assert!(failed(io::ErrorKind::StorageFull) && failed(io::ErrorKind::QuotaExceeded));
+        assert!(!failed(io::ErrorKind::PermissionDenied));
+        assert!(!StoreError::damaged(Path::new("log"), 0, "torn").is_disk_full());
+    }
+}

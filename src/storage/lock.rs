@@ -103,4 +103,21 @@ mod tests {
         File::create(&path).unwrap();
         assert!(matches!(StoreLock::lock(old, &path), Err(StoreError::InUse { .. })));
     }
+
+    #[test]
+    fn a_store_is_made_with_the_directories_above_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = dir.path().join("above/store");
+        drop(StoreLock::acquire(&store).unwrap());
+        assert_eq!(std::fs::metadata(&store).unwrap().mode() & 0o777, 0o700);
+        assert!(StoreLock::acquire_existing(&store).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_store_that_cannot_be_looked_at_is_not_taken_for_one_that_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        File::create(&file).unwrap();
+        assert!(matches!(StoreLock::acquire_existing(&file), Err(StoreError::Io { .. })));
+    }
 }

@@ -3,7 +3,11 @@
 //!
 //! ```text
 //! search   every state within a scope, nearest first
-//! world    the three replicas, what is under way, what may happen next
+//! world    a state: the three replicas, what was ever made, what may happen next
+//! memory   the parts of states, each kept once, and what follows from them, each worked out once
+//! table    numbers for parts
+//! view     the same state under other names of places and elements
+//! past     the operations that were ever made
 //! site     one replica: the product's State, and what has happened to it
 //! rules    how it takes things in: the product's rules, and wrong ones that must be caught
 //! real     a real Replica on a real Store that lives through the same; it makes the deltas and state deltas
@@ -20,17 +24,27 @@
 //! - From there everybody can catch up: what a real replica answers to a digest, a delta or a state delta, applies, and
 //!   brings all that it holds.
 //!
-//! States that differ only in which node is which, or which element is which, are one. Larger scopes than those that run
+//! States that differ only in which node is which, or which element is which, are one. That is sound as far as the model goes: none
+//! of its rules compares two places or two elements, so under other names the same steps lead from the same states to the same
+//! states, and what holds in the one holds in the other. (Real replicas sort by replica id and by element. They are asked under the
+//! names that were met first, and the searches meet most names sooner or later; that no order matters to them is not shown
+//! here.)
+//!
+//! Larger scopes than those that run
 //! by themselves: `ORSET_SCOPE=4,1,1,1 cargo test --release --test small_scopes the_scope_that_was_asked_for -- --nocapture`
 //! (changes, faults, snapshots, state deltas; see `docs/testing.md`).
 
 mod bridge;
+mod memory;
 mod oracle;
+mod past;
 mod real;
 mod rules;
 mod scope;
 mod search;
 mod site;
+mod table;
+mod view;
 mod world;
 
 use rules::Rules;

@@ -76,10 +76,10 @@ fn small_disk() -> MemDisk {
 impl Real {
     /// A replica that has lived through what the site has.
     pub fn of(site: &Site) -> Self {
-        Self::after(site.place, site.first_life, &site.history)
+        Self::after(site.place, site.first_life, &site.history.steps())
     }
 
-    fn after(place: Place, first_life: u8, history: &[Step]) -> Self {
+    fn after(place: Place, first_life: u8, history: &[&Step]) -> Self {
         let disk = small_disk();
         let mut replica = open(place, first_life, &disk);
         replica.init(ticket(), &node(place), &[0, 1, 2].map(node)).unwrap();
@@ -98,7 +98,7 @@ impl Real {
                 self.hears((self.place + 1) % 3, body);
             }
             Step::Compact => self.compacts(),
-            Step::Pull(delta) => {
+            Step::Pull(delta, _) => {
                 self.hears(delta.from, PeerBody::Offer { key: delta.key, vv: delta.vv.clone() });
                 self.arriving = Some((Arc::clone(delta), 0));
                 self.takes_part();

@@ -3,11 +3,10 @@
 use std::collections::{HashSet, VecDeque};
 use std::fmt::Write;
 
-use super::bridge::Bridge;
+use super::memory::Memory;
 use super::rules::Rules;
 use super::scope::Scope;
-use super::site::Place;
-use super::world::{Action, World};
+use super::world::World;
 
 /// What is looked at in each state, beyond that everybody has what follows from what they hold.
 #[derive(Clone, Copy)]
@@ -44,90 +43,81 @@ pub struct Outcome {
     pub fault: Option<String>,
 }
 
-struct Search<'a> {
-    rules: &'a dyn Rules,
-    checks: Checks,
-    bridge: Bridge,
-    /// Where each state came from, to tell the way.
-    came: Vec<(usize, Option<Action>)>,
-    outcome: Outcome,
-}
+/// Where a state came from, to tell the way: another state, and which of the actions that may happen there. (States are many, so this
+/// is small.)
+type Came = (u32, u8);
 
 /// Visits all states of a scope, or all up to the first fault.
 pub fn search(scope: &Scope, rules: &dyn Rules, checks: Checks, order: Order) -> Outcome {
-    let mut search =
-        Search { rules, checks, bridge: Bridge::default(), came: vec![(0, None)], outcome: Outcome::default() };
-    let start = World::new(scope);
-    let mut known = HashSet::from([start.name()]);
+    let mut outcome = Outcome::default();
+    let mut memory = Memory::new(*scope, rules, checks);
+    let start = memory.start().expect("empty stores are sound");
+    let mut came: Vec<Came> = vec![(0, 0)];
+    let mut known = HashSet::from([memory.name(&start)]);
     let mut waiting = VecDeque::from([(0, start)]);
     let next = |waiting: &mut VecDeque<_>| match order {
         Order::Nearest => waiting.pop_front(),
         Order::Last => waiting.pop_back(),
     };
-    while let Some((at, world)) = next(&mut waiting) {
-        search.outcome.states += 1;
-        if search.outcome.states.is_multiple_of(1_000_000) {
-            println!("… {} states, {} of them not visited yet", known.len(), waiting.len());
+    'all: while let Some((at, world)) = next(&mut waiting) {
+        outcome.states += 1;
+        if outcome.states.is_multiple_of(1_000_000) {
+            println!(
+                "… {} states, {} of them not visited yet, of {} sites",
+                known.len(),
+                waiting.len(),
+                memory.sites()
+            );
         }
-        for action in world.actions(scope) {
-            search.outcome.steps += 1;
-            let found = search.step(&world, action).and_then(|next| match next {
-                Some(next) if known.insert(next.name()) => search.check(&next, action.place()).map(|()| Some(next)),
-                _ => Ok(None),
+        for (n, action) in (0..).zip(memory.actions(&world)) {
+            outcome.steps += 1;
+            let found = memory.after(&world, action).and_then(|next| {
+                let Some(next) = next else { return Ok(None) };
+                outcome.joins += usize::from(memory.joins(&world, action, &next));
+                if !known.insert(memory.name(&next)) {
+                    return Ok(None);
+                }
+                if checks.heals {
+                    memory.heals(&next)?;
+                }
+                Ok(Some(next))
             });
             match found {
                 Ok(None) => {}
                 Ok(Some(next)) => {
-                    search.came.push((at, Some(action)));
-                    waiting.push_back((search.came.len() - 1, next));
+                    let number = u32::try_from(came.len()).expect("fewer than 2^32 states fit into memory");
+                    came.push((at, n));
+                    waiting.push_back((number, next));
                 }
                 Err(why) => {
-                    search.outcome.fault = Some(search.way(at, action, &why));
-                    return search.done();
+                    came.push((at, n));
+                    outcome.fault = Some(way(&mut memory, &came, &why));
+                    break 'all;
                 }
             }
         }
     }
-    search.done()
+    (outcome.lived, outcome.said) = (memory.bridge().lived(), memory.bridge().said());
+    outcome
 }
 
-impl Search<'_> {
-    fn step(&mut self, world: &World, action: Action) -> Result<Option<World>, String> {
-        let Some(next) = world.after(action, self.rules, &mut self.bridge)? else { return Ok(None) };
-        let place = action.place();
-        let (before, after) = (&world.sites[place], &next.sites[place]);
-        if matches!(action, Action::NextPart(_)) && before.receiving.is_some() && after.receiving.is_none() {
-            self.outcome.joins += 1;
-        }
-        Ok(Some(next))
+/// The way to the last state, in words.
+fn way(memory: &mut Memory, came: &[Came], why: &str) -> String {
+    let mut steps = Vec::new();
+    let mut at = came.len() - 1;
+    while at > 0 {
+        let (before, n) = came[at];
+        steps.push(usize::from(n));
+        at = before as usize;
     }
-
-    /// Looks at a new state, into which something at `place` has led.
-    fn check(&mut self, world: &World, place: Place) -> Result<(), String> {
-        if self.checks.real {
-            self.bridge.lives_through(&world.sites[place], &world.ops)?;
-        }
-        if self.checks.heals {
-            world.heals(self.rules, &mut self.bridge)?;
-        }
-        Ok(())
+    let mut text = format!("{why}\n");
+    let mut world: Option<World> = memory.start().ok();
+    for (n, step) in steps.into_iter().rev().enumerate() {
+        let Some(here) = world else { break };
+        let action = memory.actions(&here)[step];
+        let _ = writeln!(text, "  {}. {action}", n + 1);
+        // The last step is the one that fails.
+        world = memory.after(&here, action).ok().flatten();
     }
-
-    fn way(&self, mut at: usize, last: Action, why: &str) -> String {
-        let mut actions = vec![last];
-        while let (before, Some(action)) = self.came[at] {
-            actions.push(action);
-            at = before;
-        }
-        let mut text = format!("{why}\n");
-        for (n, action) in actions.iter().rev().enumerate() {
-            let _ = writeln!(text, "  {}. {action}", n + 1);
-        }
-        text
-    }
-
-    fn done(mut self) -> Outcome {
-        (self.outcome.lived, self.outcome.said) = (self.bridge.lived(), self.bridge.said());
-        self.outcome
-    }
+    text
 }

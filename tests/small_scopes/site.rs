@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use orset::crdt::{Dot, Element, EmptyBase, Entry, NodeId, Op, OpBody, ReplicaId, Seq, State, VersionVector};
+use orset::crdt::{
+    Change, Dot, Element, EmptyBase, Entry, NodeId, Op, OpBody, RecordKey, ReplicaId, Seq, State, VersionVector,
+};
 use orset::replica::{StateContent, StateKey, StateOffset};
 
 use super::oracle::Live;
@@ -63,12 +65,43 @@ pub enum Step {
     Receive(Op),
     /// A snapshot is made, and the log before it goes.
     Compact,
-    /// A state delta is offered and pulled; its first part arrives (the incarnations).
-    Pull(Arc<StateDelta>),
+    /// A state delta is offered and pulled, with this context; its first part arrives (the incarnations).
+    Pull(Arc<StateDelta>, VersionVector),
     /// The next part arrives; the last one makes it count.
     Part,
     /// The process dies, and is started under this life.
     Restart(u8),
+}
+
+/// What has happened to a store. What two have in common is there once.
+#[derive(Clone, Default)]
+pub struct History(Option<Arc<Link>>);
+
+struct Link {
+    step: Step,
+    before: History,
+}
+
+impl History {
+    fn push(&mut self, step: Step) {
+        let before = std::mem::take(self);
+        *self = Self(Some(Arc::new(Link { step, before })));
+    }
+
+    /// The oldest first.
+    pub fn steps(&self) -> Vec<&Step> {
+        let mut steps: Vec<_> = std::iter::successors(self.0.as_deref(), |link| link.before.0.as_deref()).collect();
+        steps.reverse();
+        steps.into_iter().map(|link| &link.step).collect()
+    }
+
+    /// Whether nothing has happened since.
+    pub fn is(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        }
+    }
 }
 
 /// A state delta of which some parts have come.
@@ -96,7 +129,7 @@ pub struct Site {
     pub snapshot: Option<VersionVector>,
     /// The life in which the store began, and all that has happened since: a real replica can live through the same.
     pub first_life: u8,
-    pub history: Vec<Step>,
+    pub history: History,
 }
 
 impl Site {
@@ -111,14 +144,31 @@ impl Site {
             receiving: None,
             snapshot: None,
             first_life: life,
-            history: Vec::new(),
+            history: History::default(),
         }
     }
 
-    /// Whether its newest snapshot has something for `other`, and may be sent: it must not be below the floor.
-    pub fn offers_to(&self, other: &Site) -> bool {
-        let fit = self.snapshot.as_ref().filter(|vv| self.state.floor.is_within(vv));
-        fit.is_some_and(|vv| !vv.is_within(&other.state.vv))
+    /// A place whose store began in that life, and has lived through all that.
+    pub fn after(place: Place, first_life: u8, history: &History, rules: &dyn Rules) -> Self {
+        let mut site = Self::new(place, first_life);
+        history.steps().into_iter().for_each(|step| drop(site.step(rules, step.clone())));
+        site
+    }
+
+    /// A place that holds this and has this, which follows from it; how it came to that does not matter.
+    pub fn holding(place: Place, vv: VersionVector, live: Live) -> Self {
+        let mut site = Self::new(place, 0);
+        for (tag, number) in &live {
+            site.state.memtable.insert(RecordKey::new(&element(*number), *tag), Change::Put(None));
+        }
+        site.state.vv = vv;
+        site.live = live;
+        site
+    }
+
+    /// The vector of its newest snapshot, if that may be sent: it must not be below the floor.
+    pub fn offers(&self) -> Option<&VersionVector> {
+        self.snapshot.as_ref().filter(|vv| self.state.floor.is_within(vv))
     }
 
     /// Lives through a step; gives back the operations that it has made.
@@ -145,9 +195,8 @@ impl Site {
                 self.state.floor = self.state.vv.clone();
                 self.snapshot = Some(self.state.vv.clone());
             }
-            Step::Pull(delta) => {
-                let claimed = delta.vv.clone();
-                self.receiving = Some(Receiving { delta: Arc::clone(delta), taken: 0, claimed });
+            Step::Pull(delta, claimed) => {
+                self.receiving = Some(Receiving { delta: Arc::clone(delta), taken: 0, claimed: claimed.clone() });
                 self.take_part(rules);
             }
             Step::Part => self.take_part(rules),

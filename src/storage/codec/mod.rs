@@ -502,12 +502,43 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_batch_that_nobody_can_have_written_is_refused() {
+        let decoded = |first, entries: &[Entry]| {
+            let mut bytes = Vec::new();
+            encode_batch(&mut bytes, Lsn(first), None, entries);
+            decode_frame(&bytes)
+        };
+        assert!(decoded(1, &entries()).is_ok());
+        assert!(decoded(0, &entries()).is_err(), "LSNs begin at 1");
+        assert!(decoded(1, &[]).is_err(), "no entries");
+        assert!(decoded(u64::MAX, &entries()).is_err(), "beyond the last LSN");
+    }
+
+    #[test]
+    fn a_bitmap_lies_within_the_sequence_numbers() {
+        let decoded = |first, bytes| {
+            let live = vec![LiveBits { replica: id(1), first: Seq(first), bits: vec![1; bytes] }];
+            let part = Entry::JoinPart(JoinPart { join: JoinId(5), records: Vec::new(), live });
+            let mut bytes = Vec::new();
+            encode_batch(&mut bytes, Lsn(1), None, &[part]);
+            decode_frame(&bytes)
+        };
+        let last = Seq::MAX.0;
+        assert!(decoded(1, 3).is_ok() && decoded(last - 16, 2).is_ok());
+        assert!(decoded(0, 3).is_err(), "sequence numbers begin at 1");
+        assert!(decoded(last - 16, 3).is_err() && decoded(last, 1).is_err() && decoded(u64::MAX, 1).is_err());
+    }
+
     /// Found by fuzzing snapshots: a few hundred bytes took 470 MB.
     #[test]
     fn a_footer_with_a_false_length_is_refused_before_there_is_room_for_it() {
         // 2^24 replica ids, of which there is none: 256 MiB.
         let bytes = [252, 0, 0, 0, 1];
         let short = bincode::error::DecodeError::LimitExceeded;
+        assert_eq!(decode_footer::<Vec<u128>>(&bytes).unwrap_err().to_string(), short.to_string());
+        // In a larger one, 2^25 of them.
+        let bytes = [&[252, 0, 0, 0, 2][..], &vec![0; 2 << 20]].concat();
         assert_eq!(decode_footer::<Vec<u128>>(&bytes).unwrap_err().to_string(), short.to_string());
         for count in [1, 100_000, 3_000_000] {
             let ids = vec![1_u128 << 70; count];

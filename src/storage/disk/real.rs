@@ -76,3 +76,33 @@ impl DiskFile for File {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_created_renamed_listed_and_removed() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = temporary.path().join("a/b");
+        assert_eq!(RealDisk.list(&dir).unwrap(), Vec::<String>::new(), "nothing is there yet");
+        RealDisk.create_dir(&dir).unwrap();
+        let [one, two] = ["one", "two"].map(|name| dir.join(name));
+        let file = RealDisk.create(&one).unwrap();
+        file.write_all_at(b"12345", 0).unwrap();
+        assert!(!file.is_empty().unwrap() && file.len().unwrap() == 5);
+        // A file of that name is replaced, not written into.
+        let newer = RealDisk.create(&one).unwrap();
+        assert!(newer.is_empty().unwrap() && file.len().unwrap() == 5);
+        newer.allocate(8 << 10).unwrap();
+        assert_eq!(newer.len().unwrap(), 8 << 10);
+        RealDisk.rename(&one, &two).unwrap();
+        RealDisk.create(&one).unwrap();
+        assert_eq!(RealDisk.list(&dir).unwrap(), ["one", "two"]);
+        RealDisk.remove(&two).unwrap();
+        assert_eq!(RealDisk.list(&dir).unwrap(), ["one"]);
+        // What is no directory, or no file, is not as if there were nothing.
+        assert!(RealDisk.list(&one).is_err());
+        assert!(RealDisk.create(&dir).is_err());
+    }
+}

@@ -134,4 +134,23 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn another_version_and_bytes_after_the_end_are_refused_although_the_checksum_is_good() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = IndexState::open(dir.path(), 3, IndexPosition::default(), None).unwrap();
+        assert!(IndexState::decode(&state.encode()).is_some());
+        let later = IndexState { version: FORMAT_VERSION + 1, ..state.clone() };
+        assert_eq!(IndexState::decode(&later.encode()), None);
+        let payload = [&state.encode()[HEADER_BYTES..], &[0]].concat();
+        let longer = [MAGIC.as_slice(), &crc32c::crc32c(&payload).to_le_bytes(), &payload].concat();
+        assert_eq!(IndexState::decode(&longer), None);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_not_taken_for_one_that_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(IndexState::read(&dir.path().join("index.state")).unwrap(), None);
+        assert!(IndexState::read(dir.path()).is_err());
+    }
 }
