@@ -173,7 +173,7 @@ mod chosen {
                 Bug::JoinAgainstFirstPart => (
                     "join-against-first-part",
                     3,
-                    100,
+                    200,
                     "what a state delta adds is judged by the vector at its first part, not at its commit",
                 ),
                 Bug::SnapshotsMixed => (

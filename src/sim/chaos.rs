@@ -60,7 +60,10 @@ impl Chaos {
         let faults = Fault::ALL.into_iter().filter(has).collect();
         // In most runs a state delta is many small parts, and takes more than one pull.
         let (bytes, messages) = ([120, 400, 60 << 10][rng.usize(0..3)], [2, 4, 16][rng.usize(0..3)]);
+        // What is flushed often comes in between the parts of a state delta; what is not waits for other news.
+        let flush_interval_ms = [20, 100, 300][rng.usize(0..3)];
         for slot in &mut cluster.slots {
+            slot.config.flush_interval_ms = flush_interval_ms;
             (slot.config.message_bytes, slot.config.answer_messages) = (bytes, messages);
         }
         (0..nodes).for_each(|slot| cluster.start(slot));
