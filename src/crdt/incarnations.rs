@@ -158,7 +158,8 @@ mod tests {
     #[test]
     fn a_table_has_as_many_as_were_put_in() {
         let mut table = Incarnations::new();
-        assert!(table.is_empty() && table.len() == 0);
+        assert!(table.is_empty());
+        assert_eq!(table.len(), 0);
         table.join(&chain(&[(1, None), (2, None), (3, None)]));
         assert!(!table.is_empty() && table.len() == 3);
     }

@@ -103,7 +103,8 @@ mod tests {
     #[test]
     fn it_has_as_many_entries_as_replicas() {
         let mut vector = VersionVector::new();
-        assert!(vector.is_empty() && vector.len() == 0);
+        assert!(vector.is_empty());
+        assert_eq!(vector.len(), 0);
         for replica in [3, 4, 3, 5] {
             vector.raise(ReplicaId::from_random(replica), Seq(2));
         }

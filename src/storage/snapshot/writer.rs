@@ -36,7 +36,7 @@ pub fn write(
 /// The same, with a pause after every MiB.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_in_steps(
     disk: &dyn Disk,
     dir: &Path,
