@@ -234,14 +234,17 @@ impl Cluster {
         assert_eq!(self.agreed(), Vec::<String>::new());
     }
 
-    /// Every running node's elements, which must be the same.
+    /// Every running node's elements, once they are the same. (What an earlier process of a node had made, and lost, comes
+    /// back to it after a while, whatever barrier was passed.)
     pub fn agreed(&mut self) -> Vec<String> {
         let names: Vec<String> = self.names().into_iter().filter(|name| self.runs(name)).collect();
-        let reads: Vec<Vec<String>> = names.iter().map(|name| self.read(name)).collect();
-        for (name, read) in names.iter().zip(&reads) {
-            assert_eq!(read, &reads[0], "{name} and {} disagree", names[0]);
-        }
-        reads.into_iter().next().expect("something runs")
+        let mut agreed = None;
+        wait_until("all agree", || {
+            let reads: Vec<Vec<String>> = names.iter().map(|name| self.read(name)).collect();
+            agreed = reads.iter().all(|read| *read == reads[0]).then(|| reads[0].clone());
+            agreed.is_some()
+        });
+        agreed.expect("just seen")
     }
 }
 
