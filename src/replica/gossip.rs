@@ -112,7 +112,7 @@ impl Replica {
             tracing::warn!("dropped a message from {from}: {why}");
             return Ok(());
         }
-        self.heard.hear(from, now_ms);
+        self.pass(now_ms);
         let Some(place) = self.relay.place(from) else { return Ok(()) };
         let back = self.relay.heard(place, message.from, now_ms, self.store.op_cursor());
         match message.body {

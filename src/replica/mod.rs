@@ -46,7 +46,6 @@ use gossip::Gossip;
 use parking::Parking;
 use reading::Reading;
 use relay::Relay;
-use status::Heard;
 use transfer::{Receiving, Sending};
 
 /// When so much waits to be said, it is said before anything else is heard: every read is a copy of the whole set.
@@ -111,7 +110,8 @@ pub struct Replica {
     /// The other nodes of the cluster.
     peers: Vec<NodeId>,
     relay: Relay,
-    heard: Heard,
+    /// The latest time that it was told.
+    now_ms: u64,
     parking: Parking,
     gossip: Gossip,
     catch_up: CatchUp,
@@ -133,7 +133,7 @@ impl Replica {
             config,
             outbox: Outbox::default(),
             peers: Vec::new(),
-            heard: Heard::at(now_ms),
+            now_ms,
             parking: Parking::default(),
             reading: None,
             receiving: None,
@@ -158,7 +158,11 @@ impl Replica {
         let manifest = self.store.manifest();
         self.peers = manifest.nodes.iter().filter(|node| **node != manifest.node).cloned().collect();
         self.relay.set_nodes(&manifest.node, &manifest.nodes);
-        self.heard.retain(&self.peers);
+    }
+
+    /// Takes note of the time.
+    fn pass(&mut self, now_ms: u64) {
+        self.now_ms = self.now_ms.max(now_ms);
     }
 
     /// Answers `init`, and takes over the list of nodes.
@@ -190,7 +194,7 @@ impl Replica {
     /// If the store fails; the process should end then.
     pub fn client(&mut self, ticket: Ticket, request: Request, now_ms: u64) -> Result<(), StoreError> {
         self.hear_a_line(now_ms);
-        self.heard.pass(now_ms);
+        self.pass(now_ms);
         match request {
             Request::Echo(text) => self.outbox.reply(ticket, Reply::Echo(text)),
             Request::Generate(id) => self.outbox.reply(ticket, Reply::Generated(id)),
@@ -266,7 +270,7 @@ impl Replica {
     /// # Errors
     /// If the store fails; the process should end then.
     pub fn tick(&mut self, now_ms: u64) -> Result<(), StoreError> {
-        self.heard.pass(now_ms);
+        self.pass(now_ms);
         self.tick_catch_up(now_ms)?;
         self.tick_transfer(now_ms);
         self.tick_gossip(now_ms);

@@ -49,41 +49,6 @@ impl Status {
     }
 }
 
-/// When each peer was last heard.
-pub(super) struct Heard {
-    now_ms: u64,
-    at_ms: BTreeMap<NodeId, u64>,
-}
-
-impl Heard {
-    pub fn at(now_ms: u64) -> Self {
-        Self { now_ms, at_ms: BTreeMap::new() }
-    }
-
-    /// Takes note of the time.
-    pub fn pass(&mut self, now_ms: u64) {
-        self.now_ms = self.now_ms.max(now_ms);
-    }
-
-    /// Takes note of a message from `peer`.
-    pub fn hear(&mut self, peer: &NodeId, now_ms: u64) {
-        self.pass(now_ms);
-        match self.at_ms.get_mut(peer) {
-            Some(at_ms) => *at_ms = now_ms,
-            None => drop(self.at_ms.insert(peer.clone(), now_ms)),
-        }
-    }
-
-    /// Forgets all others.
-    pub fn retain(&mut self, peers: &[NodeId]) {
-        self.at_ms.retain(|peer, _| peers.contains(peer));
-    }
-
-    fn ms_ago(&self, peer: &NodeId) -> Option<u64> {
-        self.at_ms.get(peer).map(|at_ms| self.now_ms.saturating_sub(*at_ms))
-    }
-}
-
 /// How many operations somebody who holds `more` has beyond `less`.
 fn beyond(more: &VersionVector, less: &VersionVector) -> u64 {
     more.iter().map(|(replica, seq)| seq.0.saturating_sub(less.get(replica).0)).sum()
@@ -101,12 +66,13 @@ impl Replica {
             }
         }
         let peer = |peer: &NodeId| {
-            let known = self.relay.place(peer).map(|place| self.relay.peer(place));
-            let known = known.filter(|peer| peer.heard_ms.is_some()).map(|peer| &peer.known);
+            let heard =
+                self.relay.place(peer).map(|place| self.relay.peer(place)).filter(|peer| peer.heard_ms.is_some());
+            let known = heard.map(|peer| &peer.known);
             let status = PeerStatus {
                 lacks: known.map(|theirs| beyond(&state.vv, theirs)),
                 ahead: known.map(|theirs| beyond(theirs, &state.vv)),
-                heard_ms_ago: self.heard.ms_ago(peer),
+                heard_ms_ago: heard.and_then(|peer| peer.heard_ms).map(|at_ms| self.now_ms.saturating_sub(at_ms)),
             };
             (peer.clone(), status)
         };
