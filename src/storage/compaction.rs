@@ -11,7 +11,7 @@ use super::Lsn;
 use super::codec::Context;
 use super::disk::Disk;
 use super::error::StoreError;
-use super::log::{LoggedParts, Segment};
+use super::log::{Segment, leave_in_log};
 use super::snapshot::{self, Snapshot, SnapshotHeader};
 use crate::crdt::{Answers, Base, EmptyBase, ReplicaId, State};
 use crate::planted::{self, Bug};
@@ -69,11 +69,7 @@ impl CompactionPlan {
                 }
                 if !repeated {
                     (frame_checksum, own) = (checksum, batch.own.or(own));
-                    let (disk, path, nonce) = (Arc::clone(&self.disk), segment.path.clone(), segment.header.nonce);
-                    let frames = vec![span];
-                    state.keep_staged(|join, records| {
-                        Arc::new(LoggedParts { disk, path, nonce, frames, join, records })
-                    });
+                    leave_in_log(&mut state, &self.disk, &segment.path, segment.header.nonce, &[span]);
                 }
             }
             pause();

@@ -10,7 +10,7 @@ use super::codec::{Batch, Frame};
 use super::disk::Disk;
 use super::error::StoreError;
 use super::index::{Index, IndexPosition};
-use super::log::{FrameVisit, LogEnd, LoggedParts, Segment, read_log};
+use super::log::{FrameVisit, LogEnd, Segment, leave_in_log, read_log};
 use super::manifest::Manifest;
 use super::progress::{Progress, Segments, Silent, Stage};
 use super::snapshot::{self, Snapshot};
@@ -325,9 +325,8 @@ impl<'a> Fold<'a> {
         }
         (self.at, self.checksum, self.own) = (batch.last(), visit.frame.checksum, batch.own.or(self.own));
         if let Some(Thrift { disk, .. }) = &self.thrift {
-            let (disk, path, nonce) = (Arc::clone(disk), visit.path.to_path_buf(), visit.nonce);
-            let frames = vec![(visit.frame.offset, visit.frame.end)];
-            self.state.keep_staged(|join, records| Arc::new(LoggedParts { disk, path, nonce, frames, join, records }));
+            let span = (visit.frame.offset, visit.frame.end);
+            leave_in_log(&mut self.state, disk, visit.path, visit.nonce, &[span]);
         }
         self.keep_for_index();
         Ok(())

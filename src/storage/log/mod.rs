@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use chain::{FrameVisit, LogEnd, read_log};
-pub use parts::{FrameSpan, LoggedParts};
+pub use parts::{FrameSpan, leave_in_log};
 pub use segment::{RawFrame, SegmentBytes, SegmentEnd, SegmentHeader};
 
 use super::codec::{self, Batch, Frame};

@@ -1,11 +1,11 @@
 //! Records of a state delta that stay in the log until it is committed, instead of in memory.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::decode;
 use super::segment::{self, FRAME_HEAD_BYTES};
-use crate::crdt::{BaseError, Element, Entry, JoinId, KeptRecords, Tag};
+use crate::crdt::{BaseError, Element, Entry, JoinId, KeptRecords, State, Tag};
 use crate::storage::codec::Frame;
 use crate::storage::disk::Disk;
 use crate::storage::error::StoreError;
@@ -15,19 +15,28 @@ pub type FrameSpan = (u64, u64);
 
 /// The parts of one state delta in some frames of a segment. The file is opened anew at each reading, so that a state
 /// delta of any size costs no descriptors; whoever has one sees to it that the file keeps its name.
-pub struct LoggedParts {
+struct LoggedParts {
     /// The file system.
-    pub disk: Arc<dyn Disk>,
+    disk: Arc<dyn Disk>,
     /// The segment's file.
-    pub path: PathBuf,
+    path: PathBuf,
     /// The segment's nonce.
-    pub nonce: u128,
+    nonce: u128,
     /// The frames.
-    pub frames: Vec<FrameSpan>,
+    frames: Vec<FrameSpan>,
     /// Which state delta.
-    pub join: JoinId,
+    join: JoinId,
     /// How many records these are.
-    pub records: usize,
+    records: usize,
+}
+
+/// Lets go of the staged records that have come with these frames of a segment: from now on they are read from there.
+/// Without a state delta that is arriving, nothing.
+pub fn leave_in_log(state: &mut State, disk: &Arc<dyn Disk>, path: &Path, nonce: u128, frames: &[FrameSpan]) {
+    state.keep_staged(|join, records| {
+        let (disk, path, frames) = (Arc::clone(disk), path.to_path_buf(), frames.to_vec());
+        Arc::new(LoggedParts { disk, path, nonce, frames, join, records })
+    });
 }
 
 impl LoggedParts {

@@ -57,9 +57,9 @@ impl IndexState {
         Self { index: Some(index), noted, changes: built.then_some(0), ..Self::default() }
     }
 
-    /// None: it is built from the next snapshot.
-    pub(super) fn missing() -> Self {
-        Self { rebuild_from: Some(Lsn(0)), ..Self::default() }
+    /// None: it is built from the next snapshot at `from` or later.
+    pub(super) fn missing(from: Lsn) -> Self {
+        Self { rebuild_from: Some(from), ..Self::default() }
     }
 
     /// Up to where a snapshot may go. One that is ahead of the index makes the index worthless at the next start, as
@@ -72,11 +72,10 @@ impl IndexState {
         self.index.as_ref()
     }
 
-    /// Takes note of state deltas that have been laid over the memtable by `at`: they are not fed, so there must be a
-    /// snapshot and a new index.
+    /// Takes note that `count` state deltas have been laid over the memtable by `at`. They are never fed: a new index has
+    /// to be wanted, too.
     pub(super) fn laid(&mut self, count: usize, at: Lsn) {
         self.joined.resize(count, at);
-        (self.rebuild_from, self.sound) = (Some(at), false);
     }
 
     /// How many of the state deltas laid over the memtable are in what is at `at`.

@@ -35,7 +35,7 @@ use super::codec;
 use super::disk::Disk;
 use super::error::StoreError;
 use super::index::{Index, IndexPosition};
-use super::log::{LogWriter, LoggedParts, Segment, SegmentHeader};
+use super::log::{LogWriter, Segment, SegmentHeader, leave_in_log};
 use super::manifest::{CleanEnd, Manifest, ReadForm};
 use super::replay::{JoinSpans, log_dir};
 use super::snapshot::Snapshot;
@@ -306,11 +306,8 @@ impl Store {
         }
         self.feed_fresh();
         let Active::Open(writer) = &self.active else { unreachable!("opened above") };
-        if self.state.staged().is_some() {
-            let (disk, segment) = (Arc::clone(&self.disk), writer.segment());
-            let (path, nonce) = (segment.path.clone(), segment.header.nonce);
-            self.state.keep_staged(|join, records| Arc::new(LoggedParts { disk, path, nonce, frames, join, records }));
-        }
+        let segment = writer.segment();
+        leave_in_log(&mut self.state, &self.disk, &segment.path, segment.header.nonce, &frames);
         if writer.segment().length >= self.limits.segment_bytes {
             self.open_segment(self.state.vv.clone())?;
         }

@@ -328,14 +328,12 @@ fn build_index(
         }
         Err(error) => {
             let counts = count(replay.state.records(snapshot.as_ref(), &[]))?;
-            let mut feed = IndexState::missing();
-            let changes = replay.state.memtable.changes().map(|(key, change)| (key.clone(), change.clone()));
-            feed.push(FeedBatch { changes: changes.collect(), position });
             let joined = replay.state.memtable.joined();
             let snapshot_wanted = (joined > 0).then_some(replay.lsn);
-            if joined > 0 {
-                feed.laid(joined, replay.lsn);
-            }
+            let mut feed = IndexState::missing(snapshot_wanted.unwrap_or_default());
+            feed.laid(joined, replay.lsn);
+            let changes = replay.state.memtable.changes().map(|(key, change)| (key.clone(), change.clone()));
+            feed.push(FeedBatch { changes: changes.collect(), position });
             let outcome = IndexOutcome::Absent(error.to_string());
             Ok(Built { base: snapshot, index: feed, outcome, counts, uncounted_changes: 0, snapshot_wanted })
         }
