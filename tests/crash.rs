@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use orset::crdt::{Element, NodeId, OpBody, Tag};
+use orset::sim::slot::SMALL;
 use orset::storage::disk::{DiskFault, MemDisk};
 use orset::storage::{IndexSource, MemorySource, NoIndex, Recovery, Store, StoreError, StoreLimits, StoreOptions};
 
@@ -22,15 +23,7 @@ fn open(disk: &MemDisk, seed: u128, source: &mut dyn IndexSource) -> Result<(Sto
             counter += 1;
             counter
         }),
-        limits: StoreLimits {
-            segment_bytes: 400,
-            min_retention_bytes: 1000,
-            max_retention_bytes: 2000,
-            memtable_bytes: 1 << 20,
-            recent_bytes: 1 << 10,
-            max_join_changes: 4,
-            index_slack_bytes: 4 << 20,
-        },
+        limits: StoreLimits { index_slack_bytes: 4 << 20, ..SMALL },
     };
     Store::open(options, source)
 }

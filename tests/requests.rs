@@ -9,6 +9,7 @@ use orset::crdt::{
 };
 use orset::repair::salvage::{Plan, salvage};
 use orset::replica::{ErrorCode, Outgoing, Replica, ReplicaConfig, Reply, Request, Style, Ticket, Write};
+use orset::sim::slot;
 use orset::storage::disk::MemDisk;
 use orset::storage::{IndexSource, MemorySource, NoIndex, Replay, Store, StoreError, StoreLimits, StoreOptions};
 
@@ -23,15 +24,7 @@ fn element(n: usize) -> Element {
 }
 
 /// So small that a few requests fill a segment, and a few segments make a snapshot due.
-const SMALL: StoreLimits = StoreLimits {
-    segment_bytes: 400,
-    min_retention_bytes: 1000,
-    max_retention_bytes: 2000,
-    memtable_bytes: 1 << 20,
-    recent_bytes: 1 << 10,
-    max_join_changes: 4,
-    index_slack_bytes: 4 << 20,
-};
+const SMALL: StoreLimits = StoreLimits { index_slack_bytes: 4 << 20, ..slot::SMALL };
 
 /// A node on a disk. `seed` is another one for each start.
 struct Client {
