@@ -45,6 +45,7 @@ pub enum Bug {
     ManifestAfterDeletion,
     AnswersNotInSnapshot,
     AnswerInAnotherFrame,
+    MirrorSurvivesJoin,
 }
 
 /// Whether this bug is planted: never, in this build.
@@ -96,10 +97,11 @@ mod chosen {
 
     impl Bug {
         /// All, in the order of the invariants that they break.
-        pub const ALL: [Bug; 27] = [
+        pub const ALL: [Bug; 28] = [
             Bug::SegmentDroppedEarly,
             Bug::SnapshotEndsInJoin,
             Bug::ManifestAfterDeletion,
+            Bug::MirrorSurvivesJoin,
             Bug::ReplyBeforeSync,
             Bug::NoDirectorySync,
             Bug::SnapshotNotSynced,
@@ -238,6 +240,9 @@ mod chosen {
                     100,
                     "the answer to a named request is made durable after the operation, and not with it",
                 ),
+                Bug::MirrorSurvivesJoin => {
+                    ("mirror-survives-join", 1, 100, "a small set in memory is kept beside a join that it has not seen")
+                }
             };
             About { name, what, invariant, within_seeds }
         }

@@ -21,6 +21,7 @@ const LIMITS: StoreLimits = StoreLimits {
     memtable_bytes: 1 << 20,
     recent_bytes: 200,
     max_join_changes: 4,
+    mirror_bytes: 0,
     index_slack_bytes: 1 << 20,
 };
 /// Of one input, so many lines are looked at.

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::id::{Dot, Tag};
+use super::key_bytes::KeyBytes;
 
 /// Elements of more bytes than this have a hash in their key.
 pub const MAX_INLINE_BYTES: usize = 128;
@@ -102,14 +103,14 @@ impl fmt::Debug for Element {
 
 /// The sort key of a record. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RecordKey(Arc<[u8]>);
+pub struct RecordKey(KeyBytes);
 
 impl RecordKey {
     /// The key of the record (`element`, `tag`).
     pub fn new(element: &Element, tag: Tag) -> Self {
         element.with_key_room(|key, prefix_bytes| {
             key[prefix_bytes..prefix_bytes + TAG_BYTES].copy_from_slice(&tag.to_bytes());
-            Self(key[..prefix_bytes + TAG_BYTES].into())
+            Self(KeyBytes::from(&key[..prefix_bytes + TAG_BYTES]))
         })
     }
 
@@ -119,7 +120,7 @@ impl RecordKey {
         let end = prefix.len() + TAG_BYTES;
         key[..prefix.len()].copy_from_slice(prefix);
         key[prefix.len()..end].copy_from_slice(&tag.to_bytes());
-        Self(key[..end].into())
+        Self(KeyBytes::from(&key[..end]))
     }
 
     /// Checks bytes that come from an index; `None` if they are no key.
@@ -130,12 +131,17 @@ impl RecordKey {
         let hashed = element.len() == MAX_INLINE_BYTES + 1 + TAG_BYTES && element[MAX_INLINE_BYTES] == HASHED;
         let fits = !element.is_empty() && (element.len() <= MAX_INLINE_BYTES || hashed);
         let text = if hashed { &element[..MAX_INLINE_BYTES] } else { element };
-        (*end == END && fits && text.iter().all(|b| *b >= 0x20)).then(|| Self(bytes.into()))
+        (*end == END && fits && text.iter().all(|b| *b >= 0x20)).then(|| Self(KeyBytes::from(bytes)))
     }
 
     /// The key's bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// How many bytes of the heap it takes beyond its own size.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.0.heap_bytes()
     }
 
     /// The part that all records of the element share.

@@ -11,6 +11,7 @@
 //! one stroke: new changes always go to the younger.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::iter::Peekable;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -64,20 +65,34 @@ pub struct Memtable {
     joined: Vec<Arc<Joined>>,
 }
 
-/// What a map entry costs beyond the bytes of its key: two allocations' headers and its share of a B-tree node.
-const ENTRY_OVERHEAD_BYTES: usize = 96;
+/// What a map's entry costs beyond what its key and element have on the heap: its share of B-tree nodes, which are two
+/// thirds full.
+const ENTRY_BYTES: usize = size_of::<(RecordKey, Change)>() * 3 / 2;
+
+/// What an entry of a map costs.
+pub(super) fn overhead_of(key: &RecordKey, long_element: Option<&Element>) -> usize {
+    ENTRY_BYTES + key.heap_bytes() + long_element.map_or(0, |element| element.as_bytes().len())
+}
 
 /// What a change costs.
 fn weight(key: &RecordKey, change: &Change) -> usize {
-    let long = if let Change::Put(Some(element)) = change { element.as_bytes().len() } else { 0 };
-    ENTRY_OVERHEAD_BYTES + key.as_bytes().len() + long
+    overhead_of(key, if let Change::Put(long_element) = change { long_element.as_ref() } else { None })
 }
 
 impl Memtable {
     /// Takes in a change.
     pub fn insert(&mut self, key: RecordKey, change: Change) {
-        self.younger_bytes += weight(&key, &change);
-        self.younger.insert(key, change);
+        match self.younger.entry(key) {
+            Entry::Vacant(entry) => {
+                self.younger_bytes += weight(entry.key(), &change);
+                entry.insert(change);
+            }
+            Entry::Occupied(mut entry) => {
+                self.younger_bytes -= weight(entry.key(), entry.get());
+                self.younger_bytes += weight(entry.key(), &change);
+                entry.insert(change);
+            }
+        }
     }
 
     /// About how much memory it takes.
@@ -261,7 +276,7 @@ mod tests {
     #[test]
     fn its_size_is_that_of_both_generations_and_the_elder_goes_as_a_whole() {
         let [short, long, newer] = [(3, 2), (500, 3), (4, 4)].map(|(bytes, seq)| record(bytes, seq));
-        let size = |record: &Record| ENTRY_OVERHEAD_BYTES + record.key.as_bytes().len();
+        let size = |record: &Record| ENTRY_BYTES + record.key.heap_bytes();
         let mut memtable = Memtable::default();
         assert!(memtable.is_empty() && memtable.bytes() == 0);
         put(&mut memtable, &short);

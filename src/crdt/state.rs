@@ -32,6 +32,7 @@ use super::incarnations::{Incarnation, Incarnations};
 use super::join::{JoinCommit, JoinId, JoinPart, KeptRecords, Staged};
 use super::joined::Joined;
 use super::memtable::{Base, BaseError, Change, Memtable, Records};
+use super::mirror::Mirror;
 use super::op::{Op, OpBody, OpError, Verdict};
 use super::version_vector::VersionVector;
 use crate::planted::{self, Bug};
@@ -86,6 +87,8 @@ pub struct State {
     pub fresh: Option<Vec<(RecordKey, Change)>>,
     /// A state delta that changes more records than this is laid over them ([`Joined`]); `None`: none is.
     pub max_join_changes: Option<usize>,
+    /// All records in memory, if they are few and somebody wants them there.
+    pub mirror: Option<Mirror>,
     staged: Option<Staged>,
 }
 
@@ -182,7 +185,12 @@ impl State {
                 return Err(error.into());
             }
             Ok(Some(changes)) => changes.into_iter().for_each(|(key, change)| self.change(key, change)),
-            Ok(None) => self.memtable.lay(Joined::new(staged, commit.vv.clone(), held)),
+            Ok(None) => {
+                if !planted::is(Bug::MirrorSurvivesJoin) {
+                    self.mirror = None;
+                }
+                self.memtable.lay(Joined::new(staged, commit.vv.clone(), held));
+            }
         }
         self.hold_join(commit);
         Ok(())
@@ -241,12 +249,46 @@ impl State {
         if let Some(fresh) = &mut self.fresh {
             fresh.push((key.clone(), change.clone()));
         }
+        if let Some(mirror) = &mut self.mirror {
+            mirror.change(&key, &change);
+        }
         self.memtable.insert(key, change);
     }
 
     /// The live records from the key `from` on, in key order.
     pub fn records<'a>(&'a self, base: &'a dyn Base, from: &[u8]) -> Records<'a> {
-        self.memtable.over(base, from)
+        match &self.mirror {
+            Some(mirror) if mirror.is_whole() => mirror.records(from),
+            _ => self.memtable.over(base, from),
+        }
+    }
+
+    /// Gets the next `count` records into the mirror, if there is one that is not whole.
+    ///
+    /// # Errors
+    /// If the base cannot be read.
+    pub fn fill_mirror(&mut self, base: &dyn Base, count: usize) -> Result<(), BaseError> {
+        let Some(mirror) = &mut self.mirror else { return Ok(()) };
+        let Some(from) = mirror.unknown_from() else { return Ok(()) };
+        mirror.fill(self.memtable.over(base, from), count)
+    }
+
+    /// The mirror, if it has all records of an element.
+    fn mirror_of(&self, prefix: &[u8]) -> Option<&Mirror> {
+        self.mirror.as_ref().filter(|mirror| mirror.knows(prefix))
+    }
+
+    /// Whether the element has a live tag.
+    ///
+    /// # Errors
+    /// If the base cannot be read.
+    pub fn contains(&self, base: &dyn Base, element: &Element) -> Result<bool, BaseError> {
+        let prefix = element.key_prefix();
+        if let Some(mirror) = self.mirror_of(&prefix) {
+            return Ok(mirror.keys_with(&prefix).next().is_some());
+        }
+        let first = self.records(base, &prefix).next().transpose()?;
+        Ok(first.is_some_and(|record| record.key.prefix() == prefix))
     }
 
     /// The live tags of an element, in key order.
@@ -255,6 +297,9 @@ impl State {
     /// If the base cannot be read.
     pub fn tags(&self, base: &dyn Base, element: &Element) -> Result<Vec<Tag>, BaseError> {
         let prefix = element.key_prefix();
+        if let Some(mirror) = self.mirror_of(&prefix) {
+            return Ok(mirror.keys_with(&prefix).map(RecordKey::tag).collect());
+        }
         let mut tags = Vec::new();
         for record in self.records(base, &prefix) {
             let record = record?;

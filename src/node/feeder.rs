@@ -1,7 +1,7 @@
 //! The index's own thread, so that no acknowledgement ever waits for sled.
 //!
-//! It gathers changes for a moment, or until there are enough of them: batches of one operation each would make sled's
-//! final flush very long (measured: 8 to 10 s). An operation's record is in the index well within a second.
+//! It takes what has come meanwhile in one go. How long changes are gathered before they come here is the loop's business:
+//! batches of one operation each would make sled's final flush very long (measured: 8 to 10 s).
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -12,10 +12,8 @@ use crate::storage::index::{Index, IndexError, IndexPosition};
 use crate::storage::store::FeedBatch;
 use crate::storage::{IndexSource, Snapshot};
 
-/// Changes are applied when there are so many …
+/// A batch for the index ends with the frame with which it has so many changes.
 const ENOUGH_CHANGES: usize = 1024;
-/// … or after this.
-const GATHER: Duration = Duration::from_millis(200);
 /// How often `index.state` is brought up to date.
 const NOTE_EVERY: Duration = Duration::from_secs(1);
 
@@ -43,8 +41,7 @@ impl Feeder {
         let noted_position = index.as_ref().map(|index| index.position()).unwrap_or_default();
         // What a start brings the index up to is noted at once: a process may not live for a second.
         let noted = Instant::now().checked_sub(NOTE_EVERY).unwrap_or_else(Instant::now);
-        let (waiting, since) = (Vec::new(), None);
-        let worker = Worker { source, index, events, waiting, since, noted, noted_position };
+        let worker = Worker { source, index, events, waiting: Vec::new(), noted, noted_position };
         let (closing, closed) = std::sync::mpsc::channel();
         let run = move || {
             // A loop that has not waited for it does not care.
@@ -75,17 +72,11 @@ impl Feeder {
     }
 }
 
-/// How many changes there are.
-fn count(batches: &[FeedBatch]) -> usize {
-    batches.iter().map(|batch| batch.changes.len()).sum()
-}
-
 struct Worker {
     source: Box<dyn IndexSource>,
     index: Option<Arc<dyn Index>>,
     events: Events,
     waiting: Vec<FeedBatch>,
-    since: Option<Instant>,
     /// When the index last outlived a kill of this process as it was, and where it stood then.
     noted: Instant,
     noted_position: IndexPosition,
@@ -113,31 +104,30 @@ impl Worker {
         loop {
             let unnoted = self.index.as_ref().is_some_and(|index| index.position() != self.noted_position);
             let note = unnoted.then(|| NOTE_EVERY.saturating_sub(self.noted.elapsed()));
-            let gather = self.since.map(|since| GATHER.saturating_sub(since.elapsed()));
             let replaced = !self.source.discard_replaced();
-            let patience = gather.or(note).or(replaced.then_some(NOTE_EVERY));
+            let patience = note.or(replaced.then_some(NOTE_EVERY));
             let received = match patience {
                 Some(patience) => commands.recv_timeout(patience),
                 None => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
-            match received {
-                Ok(Command::Feed(batches)) => {
-                    self.since.get_or_insert_with(Instant::now);
-                    self.waiting.extend(batches);
-                    if count(&self.waiting) >= ENOUGH_CHANGES {
-                        self.apply()?;
-                    }
+            let mut next = match received {
+                Ok(command) => Some(command),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            };
+            while let Some(command) = next {
+                match command {
+                    Command::Feed(batches) => self.waiting.extend(batches),
+                    Command::Rebuild(snapshot) => self.rebuild(&snapshot),
                 }
-                Ok(Command::Rebuild(snapshot)) => self.rebuild(&snapshot),
-                Err(RecvTimeoutError::Timeout) => self.apply()?,
-                Err(RecvTimeoutError::Disconnected) => return self.apply(),
+                next = commands.try_recv().ok();
             }
+            self.apply()?;
         }
     }
 
     /// Applies everything that waits, in batches that end where a frame ends.
     fn apply(&mut self) -> Result<(), IndexError> {
-        self.since = None;
         let Some(index) = self.index.clone() else {
             self.waiting.clear();
             return Ok(());

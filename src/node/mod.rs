@@ -41,9 +41,10 @@ use progress::Teller;
 const MAX_BATCH_LINES: usize = 4096;
 /// A compaction that failed is not tried again before this.
 const COMPACTION_RETRY: Duration = Duration::from_secs(30);
-/// The index is given what is new not at once, as waking its thread costs a single add a tenth and more, and sled lets
-/// nobody look anything up while it writes a batch; but after this time …
-const FEED_INTERVAL: Duration = Duration::from_millis(250);
+/// The index is given what is new not at once: waking its thread costs a single add a tenth and more, sled lets nobody look
+/// anything up while it writes a batch, and it takes twice as much of the processor for an add as everything else does, which
+/// a burst had better have for itself. It is given after this time …
+const FEED_INTERVAL: Duration = Duration::from_secs(1);
 /// … or when the memtable has reached this part of its bound, so that it does not come to that.
 const FEED_AT_PART: usize = 2;
 /// While the index has to catch up, the loop looks at least this often whether it has.
@@ -188,6 +189,7 @@ impl Node {
                 return Ok(Ended::OutputClosed);
             }
             self.background_steps(false)?;
+            let tending = !waiting && self.tend_mirror()?;
             let reading = self.is_reading();
             if lines.has_ended() && !waiting && !reading {
                 return Ok(Ended::InGoodOrder);
@@ -195,7 +197,7 @@ impl Node {
             let saturated = self.running.as_ref().is_some_and(|r| r.replica.store().is_saturated());
             let input = (!saturated && !waiting && !lines.has_ended()).then(|| stdin.as_fd());
             let timeout = match (waiting, saturated) {
-                _ if reading => Some(Duration::ZERO),
+                _ if reading || tending => Some(Duration::ZERO),
                 (true, false) => Some(Duration::ZERO),
                 (_, true) => Some(self.timeout().unwrap_or(SATURATED_WAIT).min(SATURATED_WAIT)),
                 (false, false) => self.timeout(),
@@ -233,6 +235,12 @@ impl Node {
             self.last_empty_ms = now_ms;
         }
         Ok(())
+    }
+
+    /// Has a small set read into memory; says whether there is more to read.
+    fn tend_mirror(&mut self) -> Result<bool, NodeError> {
+        let Some(running) = &mut self.running else { return Ok(false) };
+        Ok(running.replica.store_mut().tend_mirror()?)
     }
 
     /// Whether a reply goes out in pieces. Then nothing is waited for: the next piece is made when the last is written.

@@ -44,12 +44,15 @@ impl Slot {
     /// If they are not.
     pub fn check_truth(&self) {
         let Running { model, replica, .. } = self.running();
-        let records = replica.store().records(&[]).map(|record| {
-            let record = record.expect("a simulated index can be read");
-            (record.element(), record.tag())
-        });
-        if let Some(difference) = model.difference(records) {
-            Rule::Truth.broken(&format!("{}: {difference}", self.id));
+        let store = replica.store();
+        for (records, place) in [(store.records(&[]), "shown"), (store.stored_records(&[]), "stored")] {
+            let records = records.map(|record| {
+                let record = record.expect("a simulated index can be read");
+                (record.element(), record.tag())
+            });
+            if let Some(difference) = model.difference(records) {
+                Rule::Truth.broken(&format!("{}, as {place}: {difference}", self.id));
+            }
         }
         self.past.names.check(replica.store());
     }

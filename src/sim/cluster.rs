@@ -60,7 +60,12 @@ impl Cluster {
     pub fn told_by(story: Story, count: usize, seed: u64) -> Self {
         let id = |n| NodeId::new(&format!("n{n}")).expect("letters and digits");
         let ids: Vec<NodeId> = (1..=count).map(id).collect();
-        let slots = ids.iter().enumerate().map(|(n, id)| Slot::new(id.clone(), (n as u64 + seed).is_multiple_of(2)));
+        let slots = ids.iter().zip(seed..).map(|(id, n)| {
+            let mut slot = Slot::new(id.clone(), n.is_multiple_of(2));
+            // With and without a mirror, each with and without an index.
+            slot.limits.mirror_bytes *= (n / 2 % 2) as usize;
+            slot
+        });
         Self {
             now: 1,
             slots: slots.collect(),

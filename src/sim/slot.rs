@@ -30,6 +30,7 @@ pub const SMALL: StoreLimits = StoreLimits {
     memtable_bytes: 1 << 20,
     recent_bytes: 1 << 10,
     max_join_changes: 4,
+    mirror_bytes: 1500,
     index_slack_bytes: 2000,
 };
 
@@ -401,6 +402,7 @@ impl Slot {
                 Err(_) => store.rebuild_failed(),
             }
         }
+        store.tend_mirror()?;
         if let Some(plan) = store.plan_compaction()? {
             running.plan = Some((now_ms + running.lag_ms / 2, plan));
         }

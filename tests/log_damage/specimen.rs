@@ -40,6 +40,7 @@ pub fn open(disk: &MemDisk, source: &mut dyn IndexSource) -> Result<(Store, Reco
             memtable_bytes: 1 << 20,
             recent_bytes: 1 << 10,
             max_join_changes: 4,
+            mirror_bytes: 0,
             index_slack_bytes: 4 << 20,
         },
     };

@@ -28,5 +28,6 @@ const LARGE: StoreLimits = StoreLimits {
     memtable_bytes: 32 << 20,
     recent_bytes: 1 << 20,
     max_join_changes: 16_384,
+    mirror_bytes: 1 << 20,
     index_slack_bytes: 4 << 20,
 };

@@ -22,6 +22,7 @@ const LIMITS: StoreLimits = StoreLimits {
     memtable_bytes: 1 << 20,
     recent_bytes: 1 << 10,
     max_join_changes: 1,
+    mirror_bytes: 0,
     index_slack_bytes: 4 << 20,
 };
 /// More than any interval of the replica's, so that all that is due has happened between two steps.

@@ -16,6 +16,7 @@ mod compact;
 mod counts;
 mod delta;
 mod feed;
+mod mirror;
 mod open;
 mod pending;
 mod recent;
@@ -70,6 +71,8 @@ pub struct StoreLimits {
     /// A state delta that changes more records than this is not worked into the memtable and the index: it is laid over
     /// them, and the index is rebuilt from the next snapshot.
     pub max_join_changes: usize,
+    /// A set whose records take no more memory than this is kept in memory as a whole, too; 0: none is.
+    pub mirror_bytes: usize,
     /// Up to this size the index is never [outgrown](super::index::is_outgrown).
     pub index_slack_bytes: u64,
 }
@@ -83,6 +86,7 @@ impl Default for StoreLimits {
             memtable_bytes: 32 << 20,
             recent_bytes: 4 << 20,
             max_join_changes: 16_384,
+            mirror_bytes: 24 << 20,
             index_slack_bytes: 4 << 20,
         }
     }
@@ -132,6 +136,8 @@ pub struct Store {
     /// There are segments to be dropped that could not be with the snapshot.
     overdue: bool,
     joins: JoinSpans,
+    /// How many records there were below the memtable when the set became too large for its mirror.
+    outgrown_at: Option<u64>,
     poisoned: bool,
 }
 
@@ -191,14 +197,18 @@ impl Store {
     /// # Errors
     /// If the index or snapshot cannot be read.
     pub fn contains(&self, element: &Element) -> Result<bool, StoreError> {
-        let prefix = element.key_prefix();
-        let first = self.records(&prefix).next().transpose()?;
-        Ok(first.is_some_and(|record| record.key.prefix() == prefix))
+        Ok(self.state.contains(self.base.as_ref(), element)?)
     }
 
     /// The live records in key order, from the key `from` on.
     pub fn records(&self, from: &[u8]) -> Records<'_> {
         self.state.records(self.base.as_ref(), from)
+    }
+
+    /// The same, as the index or snapshot and the changes since then have them: what a [mirror](crate::crdt::Mirror) must
+    /// agree with.
+    pub fn stored_records(&self, from: &[u8]) -> Records<'_> {
+        self.state.memtable.over(self.base.as_ref(), from)
     }
 
     /// Makes an operation of this replica: durable after the next commit. The first one is preceded by the
@@ -282,6 +292,7 @@ impl Store {
             return Ok(Synced(()));
         }
         let outcome = self.write_pending();
+        self.bound_mirror();
         self.poisoned = outcome.is_err();
         outcome.map(|()| Synced(()))
     }

@@ -139,6 +139,7 @@ impl Store {
             compacting: false,
             overdue: false,
             joins: replay.joins,
+            outgrown_at: None,
             poisoned: false,
         };
         Ok((store, recovery))
