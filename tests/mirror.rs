@@ -78,7 +78,7 @@ impl IndexSource for Source {
 }
 
 fn open(disk: &MemDisk, source: &mut Source, mirror_bytes: usize) -> Store {
-    let mut rng = fastrand::Rng::with_seed(disk.changes() as u64);
+    let mut rng = fastrand::Rng::with_seed(disk.changes());
     let options = StoreOptions {
         disk: Arc::new(disk.clone()),
         dir: Path::new("/n1").to_path_buf(),
