@@ -4,8 +4,9 @@
 //! counted is what the program would write: each message is encoded to its line and decoded again.
 //!
 //! Round trips are counted as Lamport's clock counts: a message is one later than the latest that its sender had heard.
-//! The first digest (1) says that there is something to be had, or asks for it; after that, a message there and one back
-//! are a round trip.
+//! The first digest says that there is something to be had, or asks for it; after that, a message there and one back are
+//! a round trip. What goes before it, a ping and its answer where one suspected the other to be away, does not count;
+//! where no digest is needed, all does.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
@@ -24,6 +25,9 @@ use uuid::Uuid;
 pub const NAMES: [&str; 2] = ["n1", "n2"];
 /// After so many writes two stores that are built are made equal.
 const WRITES_PER_EXCHANGE: u64 = 1024;
+/// The two do not hear each other for so long after a change: what is younger than a second a digest does not ask for,
+/// as pushes should be bringing it.
+const APART_MS: u64 = 10_000;
 /// More than the pair ever needs to agree.
 const PATIENCE_MS: u64 = 600_000;
 
@@ -32,8 +36,10 @@ const PATIENCE_MS: u64 = 600_000;
 pub struct Traffic {
     /// Messages and bytes, by kind.
     pub kinds: BTreeMap<&'static str, (u64, u64)>,
-    /// When the last message came that brought something, by Lamport's clock.
-    pub last_news: u64,
+    /// When the first digest was said, by Lamport's clock.
+    first_digest: Option<u64>,
+    /// When the last message came that brought something, by the same.
+    last_news: u64,
 }
 
 impl Traffic {
@@ -44,7 +50,8 @@ impl Traffic {
 
     /// How many round trips it took after the first digest until nothing new came any more.
     pub fn round_trips(&self) -> u64 {
-        self.last_news.saturating_sub(1).div_ceil(2)
+        let first = self.first_digest.filter(|first| *first < self.last_news).unwrap_or(1);
+        self.last_news.saturating_sub(first).div_ceil(2)
     }
 
     /// The kinds, for people.
@@ -193,7 +200,7 @@ impl Pair {
         pair
     }
 
-    /// Makes operations at node `n`, in batches, without the other's hearing of it.
+    /// Makes operations at node `n`, in batches, without the other's hearing of it, and lets some time pass.
     pub fn write(&mut self, n: usize, bodies: Vec<OpBody>) {
         assert!(self.cut, "the other would hear of it");
         for some in bodies.chunks(MAX_BATCH_OPS) {
@@ -204,6 +211,8 @@ impl Pair {
             self.commit(n);
             self.settle(n);
         }
+        let later = self.now_ms + APART_MS;
+        self.run_until(|pair| pair.now_ms > later);
     }
 
     /// Makes a snapshot of all that node `n` holds, and drops whatever log retention does not keep.
@@ -287,7 +296,11 @@ impl Pair {
             }
             let count = self.traffic.kinds.entry(orset::sim::network::kind(&message.body)).or_default();
             *count = (count.0 + 1, count.1 + line.len() as u64);
-            self.under_way.push_back((1 - n, self.nodes[n].lamport + 1, message));
+            let lamport = self.nodes[n].lamport + 1;
+            if matches!(message.body, PeerBody::Digest { .. }) {
+                self.traffic.first_digest.get_or_insert(lamport);
+            }
+            self.under_way.push_back((1 - n, lamport, message));
         }
     }
 }

@@ -17,6 +17,7 @@ mod idle;
 mod scenarios;
 mod traffic;
 mod transfers;
+mod trips;
 
 use orset::storage::StoreLimits;
 

@@ -14,7 +14,8 @@
 //! - A relay *flushes* what is new to everybody that is not known to hold it: at once if the last flush is F ago. What it
 //!   flushes and hears nothing of it sends again, and after four times suspects whoever has not said a word.
 //! - Suspects are *probed*. Whoever is heard is no suspect any more; a relay then *greets* it, and all other suspects,
-//!   since partitions heal for many at once. Who is greeted asks for what it lacks.
+//!   since partitions heal for many at once. Who is greeted asks for what it lacks; whose word has just shown what that
+//!   is, is sent it instead.
 //! - A push to me, or a flush from a node that is no relay to me, shows that others suspect those before it: whoever of
 //!   them was not heard lately is suspected here, too.
 //!
@@ -254,6 +255,12 @@ impl Relay {
             (peer.greeted_ms, peer.sent) = (Some(now_ms), end);
             self.words.push((to, Sign::Hello));
         }
+    }
+
+    /// Whether `to` was to be greeted, and now is not: it is sent what it would ask for.
+    pub fn spare_greeting(&mut self, to: Place) -> bool {
+        let greeting = self.words.iter().position(|word| *word == (to, Sign::Hello));
+        greeting.map(|at| self.words.remove(at)).is_some()
     }
 
     /// A word that is to be said to `to`.
