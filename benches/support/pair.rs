@@ -4,9 +4,8 @@
 //! counted is what the program would write: each message is encoded to its line and decoded again.
 //!
 //! Round trips are counted as Lamport's clock counts: a message is one later than the latest that its sender had heard.
-//! The first digest says that there is something to be had, or asks for it; after that, a message there and one back are
-//! a round trip. What goes before it, a ping and its answer where one suspected the other to be away, does not count;
-//! where no digest is needed, all does.
+//! The first one (1), a digest or a ping, says what its sender holds; after that, a message there and one back are a round
+//! trip.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
@@ -36,10 +35,8 @@ const PATIENCE_MS: u64 = 600_000;
 pub struct Traffic {
     /// Messages and bytes, by kind.
     pub kinds: BTreeMap<&'static str, (u64, u64)>,
-    /// When the first digest was said, by Lamport's clock.
-    first_digest: Option<u64>,
-    /// When the last message came that brought something, by the same.
-    last_news: u64,
+    /// When the last message came that brought something, by Lamport's clock.
+    pub last_news: u64,
 }
 
 impl Traffic {
@@ -50,8 +47,7 @@ impl Traffic {
 
     /// How many round trips it took after the first digest until nothing new came any more.
     pub fn round_trips(&self) -> u64 {
-        let first = self.first_digest.filter(|first| *first < self.last_news).unwrap_or(1);
-        self.last_news.saturating_sub(first).div_ceil(2)
+        self.last_news.saturating_sub(1).div_ceil(2)
     }
 
     /// The kinds, for people.
@@ -296,11 +292,7 @@ impl Pair {
             }
             let count = self.traffic.kinds.entry(orset::sim::network::kind(&message.body)).or_default();
             *count = (count.0 + 1, count.1 + line.len() as u64);
-            let lamport = self.nodes[n].lamport + 1;
-            if matches!(message.body, PeerBody::Digest { .. }) {
-                self.traffic.first_digest.get_or_insert(lamport);
-            }
-            self.under_way.push_back((1 - n, lamport, message));
+            self.under_way.push_back((1 - n, self.nodes[n].lamport + 1, message));
         }
     }
 }

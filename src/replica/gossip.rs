@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::message::{PeerBody, PeerMessage, Purpose};
+use super::message::{PeerBody, PeerMessage, Purpose, Sign};
 use super::pulls::Pulls;
 use super::relay::Place;
 use super::{Replica, ReplicaConfig};
@@ -118,7 +118,8 @@ impl Replica {
         let led = self.relay.leads();
         let back = self.relay.heard(place, message.from, now_ms, self.store.op_cursor());
         let asks = matches!(message.body, PeerBody::Digest { .. });
-        let said = message.body.vector().filter(|_| back).map(|(vv, full)| (vv.clone(), full));
+        let pings = matches!(message.body, PeerBody::Sign { sign: Sign::Ping, .. });
+        let said = message.body.vector().filter(|_| back || pings).map(|(vv, full)| (vv.clone(), full));
         match message.body {
             PeerBody::Digest { vv, full, answer } => {
                 let everything = full || answer || (back && led);
@@ -135,11 +136,20 @@ impl Replica {
         }
         if back {
             self.gossip.pulls.hurry(from, now_ms);
-            if let Some(theirs) = said.and_then(|(vv, full)| self.expand(&vv, full)) {
+        }
+        if let Some(theirs) = said.and_then(|(vv, full)| self.expand(&vv, full)) {
+            if back {
                 self.welcome(from, place, &theirs, asks, now_ms)?;
+            } else {
+                self.answer_ping(from, place, &theirs, now_ms)?;
             }
         }
         Ok(())
+    }
+
+    /// Whether a peer that holds `theirs` lacks something, and the log has it.
+    fn can_help(&self, theirs: &VersionVector) -> bool {
+        !self.store.vv().is_within(theirs) && self.store.can_serve(theirs)
     }
 
     /// A greeting would make a node that is back ask for what it lacks. One that has just said what it holds is sent
@@ -152,9 +162,22 @@ impl Replica {
         asks: bool,
         now_ms: u64,
     ) -> Result<(), StoreError> {
-        let lacks = !self.store.vv().is_within(theirs) && self.store.can_serve(theirs);
-        if lacks && self.relay.spare_greeting(place) && !asks {
+        if self.can_help(theirs) && self.relay.spare(place, Sign::Hello) && !asks {
             self.send_delta(from, theirs, true, now_ms)?;
+        }
+        Ok(())
+    }
+
+    /// Who pings the relay has not been reached by it: what it lacks, beside what is just being flushed, is an answer, too.
+    fn answer_ping(
+        &mut self,
+        from: &NodeId,
+        place: Place,
+        theirs: &VersionVector,
+        now_ms: u64,
+    ) -> Result<(), StoreError> {
+        if self.relay.leads() && self.can_help(theirs) && self.send_delta(from, theirs, false, now_ms)? {
+            self.relay.spare(place, Sign::Pong);
         }
         Ok(())
     }
@@ -230,30 +253,30 @@ impl Replica {
     }
 
     /// Sends what a peer that holds `theirs` lacks, or an offer if the log no longer has it; without `everything`, what
-    /// pushes are bringing is left out.
+    /// pushes are bringing is left out. Says whether there was anything to send.
     fn send_delta(
         &mut self,
         to: &NodeId,
         theirs: &VersionVector,
         everything: bool,
         now_ms: u64,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         if !self.store.can_serve(theirs) {
             self.offer(to, theirs);
-            return Ok(());
+            return Ok(true);
         }
         let mut delta = self.store.delta(theirs, self.config.answer_messages * self.config.message_bytes)?;
         if !everything {
             let young = self.young(now_ms);
             delta.ops.retain(|op| !young.covers(op.dot));
             if delta.ops.is_empty() {
-                return Ok(());
+                return Ok(false);
             }
         }
         let purpose = if delta.complete { Purpose::Last } else { Purpose::LastOfMany };
         let vv = self.store.compact_vv();
         self.send_ops(to, &vv, delta.ops, purpose);
-        Ok(())
+        Ok(true)
     }
 
     /// The operations that have been held for less than the grace.

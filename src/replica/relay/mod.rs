@@ -15,7 +15,7 @@
 //!   flushes and hears nothing of it sends again, and after four times suspects whoever has not said a word.
 //! - Suspects are *probed*. Whoever is heard is no suspect any more; a relay then *greets* it, and all other suspects,
 //!   since partitions heal for many at once. Who is greeted asks for what it lacks; whose word has just shown what that
-//!   is, is sent it instead.
+//!   is, is sent it instead. So is who pings the relay.
 //! - A push to me, or a flush from a node that is no relay to me, shows that others suspect those before it: whoever of
 //!   them was not heard lately is suspected here, too.
 //!
@@ -257,10 +257,11 @@ impl Relay {
         }
     }
 
-    /// Whether `to` was to be greeted, and now is not: it is sent what it would ask for.
-    pub fn spare_greeting(&mut self, to: Place) -> bool {
-        let greeting = self.words.iter().position(|word| *word == (to, Sign::Hello));
-        greeting.map(|at| self.words.remove(at)).is_some()
+    /// Takes a word back that was to be said to `to`, since it is sent what that would make it ask for; says whether
+    /// there was one.
+    pub fn spare(&mut self, to: Place, sign: Sign) -> bool {
+        let at = self.words.iter().position(|word| *word == (to, sign));
+        at.map(|at| self.words.remove(at)).is_some()
     }
 
     /// A word that is to be said to `to`.
