@@ -4,8 +4,8 @@
 //! counted is what the program would write: each message is encoded to its line and decoded again.
 //!
 //! Round trips are counted as Lamport's clock counts: a message is one later than the latest that its sender had heard.
-//! The first digest (1) says that there is something to be had, or asks for it; after that, a message there and one back
-//! are a round trip.
+//! The first one (1), a digest or a ping, says what its sender holds; after that, a message there and one back are a round
+//! trip.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
@@ -24,6 +24,9 @@ use uuid::Uuid;
 pub const NAMES: [&str; 2] = ["n1", "n2"];
 /// After so many writes two stores that are built are made equal.
 const WRITES_PER_EXCHANGE: u64 = 1024;
+/// The two do not hear each other for so long after a change: what is younger than a second a digest does not ask for,
+/// as pushes should be bringing it.
+const APART_MS: u64 = 10_000;
 /// More than the pair ever needs to agree.
 const PATIENCE_MS: u64 = 600_000;
 
@@ -193,7 +196,7 @@ impl Pair {
         pair
     }
 
-    /// Makes operations at node `n`, in batches, without the other's hearing of it.
+    /// Makes operations at node `n`, in batches, without the other's hearing of it, and lets some time pass.
     pub fn write(&mut self, n: usize, bodies: Vec<OpBody>) {
         assert!(self.cut, "the other would hear of it");
         for some in bodies.chunks(MAX_BATCH_OPS) {
@@ -204,6 +207,8 @@ impl Pair {
             self.commit(n);
             self.settle(n);
         }
+        let later = self.now_ms + APART_MS;
+        self.run_until(|pair| pair.now_ms > later);
     }
 
     /// Makes a snapshot of all that node `n` holds, and drops whatever log retention does not keep.

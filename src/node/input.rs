@@ -127,15 +127,20 @@ impl LineBuffer {
     }
 }
 
+/// A duration as the system takes it.
+pub(super) fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(duration.subsec_nanos()),
+    }
+}
+
 /// Waits until one of `fds` can be read, for at most `timeout` (`None`: for ever); says which can.
 ///
 /// # Errors
 /// As the system has it. An interruption by a signal is no error: then none can be read.
 pub fn wait_readable<const N: usize>(fds: [Option<BorrowedFd>; N], timeout: Option<Duration>) -> io::Result<[bool; N]> {
-    let timeout = timeout.map(|timeout| Timespec {
-        tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: i64::from(timeout.subsec_nanos()),
-    });
+    let timeout = timeout.map(timespec);
     let mut polled: Vec<PollFd> = fds.iter().flatten().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
     match poll(&mut polled, timeout.as_ref()) {
         Ok(_) => {}

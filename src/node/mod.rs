@@ -10,6 +10,7 @@
 pub mod background;
 pub mod feeder;
 pub mod input;
+mod open;
 mod output;
 mod pace;
 mod progress;
@@ -28,14 +29,12 @@ use uuid::Uuid;
 use crate::crdt::NodeId;
 use crate::maelstrom::{Decoder, Incoming, Limits, MAX_LINE_BYTES, reject_overlong};
 use crate::replica::{Replica, ReplicaConfig, Ticket};
-use crate::storage::disk::RealDisk;
-use crate::storage::{IndexOutcome, Recovery, SledSource, Store, StoreError, StoreLimits, StoreLock, StoreOptions};
+use crate::storage::{Store, StoreError, StoreLimits, StoreLock};
 use background::{Event, Events};
 use feeder::Feeder;
 use input::{Line, LineBuffer, wait_readable};
 use output::Output;
 use pace::Urgency;
-use progress::Teller;
 
 /// Lines handled between two commits, at most: reads cost no log, but their replies are kept until the commit.
 const MAX_BATCH_LINES: usize = 4096;
@@ -51,9 +50,6 @@ const FEED_AT_PART: usize = 2;
 const SATURATED_WAIT: Duration = Duration::from_millis(20);
 /// An index that everything waits for and that takes in nothing for so long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
-/// How long a store that is in use is waited for.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
-const LOCK_RETRY: Duration = Duration::from_millis(10);
 /// Peers' messages kept before `init` has come, at most.
 const MAX_EARLY_LINES: usize = 256;
 /// A longer early line is dropped.
@@ -345,32 +341,6 @@ impl Node {
         Ok(())
     }
 
-    /// Locks and opens the store of node `id`.
-    fn open(&mut self, id: &NodeId) -> Result<(), NodeError> {
-        let started = Instant::now();
-        let dir = self.options.data_dir.join(id.as_str());
-        let lock = lock_patiently(&dir)?;
-        let mut source = SledSource::new(&dir);
-        let options = StoreOptions {
-            disk: Arc::new(RealDisk),
-            dir: dir.clone(),
-            node: id.clone(),
-            entropy: Box::new(random_bits),
-            limits: self.options.store,
-        };
-        let (store, recovery) =
-            Store::open_telling(options, &mut source, &mut Teller::on_stderr(dir.display().to_string()))?;
-        report(&recovery, &dir, started.elapsed());
-        let events = self.sender.try_clone().map_err(|error| NodeError::Io("cannot make a pipe", error))?;
-        let feeder = Feeder::start(Box::new(source), store.index().cloned(), events)
-            .map_err(|error| NodeError::Io("cannot start a thread", error))?;
-        #[expect(clippy::cast_possible_truncation, reason = "any 64 of the bits will do")]
-        let random = random_bits() as u64;
-        let replica = Replica::new(store, &recovery, self.options.replica, random, self.now_ms());
-        self.running = Some(Running { id: id.clone(), replica, feeder, lock });
-        Ok(())
-    }
-
     /// Makes everything durable, and lets out what may leave then. Says whether nobody reads it any more.
     fn commit(&mut self, stopped: &UnixStream) -> Result<bool, NodeError> {
         let now_ms = self.now_ms();
@@ -485,49 +455,4 @@ fn is_feed_due(since: &mut Option<Instant>, store: &Store) -> bool {
 /// Milliseconds since then, at least 1.
 fn ms_since(started: Instant) -> u64 {
     u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
-}
-
-/// Locks a store; a predecessor that is just dying is waited for.
-fn lock_patiently(dir: &std::path::Path) -> Result<StoreLock, StoreError> {
-    let started = Instant::now();
-    loop {
-        match StoreLock::acquire(dir) {
-            Err(StoreError::InUse { .. }) if started.elapsed() < LOCK_PATIENCE => std::thread::sleep(LOCK_RETRY),
-            outcome => return outcome,
-        }
-    }
-}
-
-/// 128 random bits. Two UUIDs, because each has six bits that are always the same.
-fn random_bits() -> u128 {
-    Uuid::new_v4().as_u128() ^ Uuid::new_v4().as_u128().rotate_left(37)
-}
-
-fn report(recovery: &Recovery, dir: &std::path::Path, took: Duration) {
-    let Recovery { counts, lsn, snapshot_lsn, torn_tail_bytes, .. } = recovery;
-    let index = match &recovery.index {
-        IndexOutcome::Trusted => "index trusted".to_owned(),
-        IndexOutcome::Rebuilt(_) if recovery.fresh => "new index".to_owned(),
-        IndexOutcome::Rebuilt(why) => format!("index rebuilt ({why})"),
-        IndexOutcome::Absent(why) => format!("no index ({why}); reading the snapshot instead"),
-    };
-    let how = match (recovery.fresh, recovery.clean) {
-        (true, _) => "new store",
-        (false, true) => "recovered after a clean stop",
-        (false, false) => "recovered after a crash",
-    };
-    if *torn_tail_bytes > 0 {
-        tracing::warn!("{}: cut off a torn tail of {torn_tail_bytes} bytes that nobody had heard of", dir.display());
-    }
-    let more = match recovery.uncounted_changes {
-        0 => String::new(),
-        changes => format!(" before the last {changes} changes"),
-    };
-    tracing::info!(
-        "{}: {how}: {} elements, {} tags{more}, LSN {lsn} (snapshot at {snapshot_lsn}), {index}, {} ms",
-        dir.display(),
-        counts.elements,
-        counts.tags,
-        took.as_millis()
-    );
 }

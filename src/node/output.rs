@@ -2,11 +2,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::input::timespec;
 use crate::crdt::NodeId;
 use crate::maelstrom::encode;
 use crate::replica::{ErrorCode, Outgoing, Reply, Ticket};
@@ -17,15 +19,34 @@ const KEEP_BYTES: usize = 1 << 20;
 /// POSIX: a pipe that polls as writable has room for PIPE_BUF bytes; on Linux that is a page.
 const PIPE_BYTES: usize = 4096;
 
-/// Waits until `out` can be written to; false if the process shall stop before that.
-fn wait_writable(out: BorrowedFd, stopped: BorrowedFd) -> io::Result<bool> {
-    loop {
-        let mut fds = [PollFd::from_borrowed_fd(out, PollFlags::OUT), PollFd::from_borrowed_fd(stopped, PollFlags::IN)];
-        match poll(&mut fds, None) {
-            Ok(_) if !fds[0].revents().is_empty() => return Ok(true),
-            Ok(_) if !fds[1].revents().is_empty() => return Ok(false),
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+/// A process that shall stop waits so long for a reader that takes nothing.
+const LAST_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Whether the process goes on waiting for its reader.
+struct Patience<'a> {
+    /// Readable when the process shall stop.
+    stopped: BorrowedFd<'a>,
+    /// When it gives up, since it shall stop and nothing has been taken since that was seen.
+    until: Option<Instant>,
+}
+
+impl Patience<'_> {
+    /// Waits until `out` can be written to; false if that is given up.
+    fn wait_writable(&mut self, out: BorrowedFd) -> io::Result<bool> {
+        loop {
+            let mut fds =
+                [PollFd::from_borrowed_fd(out, PollFlags::OUT), PollFd::from_borrowed_fd(self.stopped, PollFlags::IN)];
+            let (polled, timeout) = match self.until {
+                None => (&mut fds[..], None),
+                Some(until) => (&mut fds[..1], Some(timespec(until.saturating_duration_since(Instant::now())))),
+            };
+            match poll(polled, timeout.as_ref()) {
+                Ok(0) => return Ok(false),
+                Ok(_) if !fds[0].revents().is_empty() => return Ok(true),
+                Ok(_) => self.until = Some(Instant::now() + LAST_PATIENCE),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 }
@@ -58,13 +79,12 @@ impl Sink {
         }
     }
 
-    /// Writes some of `bytes` and says how many; `None`: nobody reads it any more, or `stopped` says that this process
-    /// shall end while it waits for a reader.
-    fn write(&self, bytes: &[u8], stopped: BorrowedFd) -> io::Result<Option<usize>> {
+    /// Writes some of `bytes` and says how many; `None`: nobody reads it any more, or that is given up.
+    fn write(&self, bytes: &[u8], patience: &mut Patience) -> io::Result<Option<usize>> {
         let at_once = match self {
             Self::NonBlocking(_) => bytes,
             Self::Shared(stdout) => {
-                if !wait_writable(stdout.as_fd(), stopped)? {
+                if !patience.wait_writable(stdout.as_fd())? {
                     return Ok(None);
                 }
                 &bytes[..bytes.len().min(PIPE_BYTES)]
@@ -73,7 +93,7 @@ impl Sink {
         match rustix::io::write(self.as_fd(), at_once) {
             Ok(written) => Ok(Some(written)),
             Err(Errno::INTR) => Ok(Some(0)),
-            Err(Errno::AGAIN) => Ok(wait_writable(self.as_fd(), stopped)?.then_some(0)),
+            Err(Errno::AGAIN) => Ok(patience.wait_writable(self.as_fd())?.then_some(0)),
             Err(Errno::PIPE) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -153,14 +173,18 @@ impl Output {
     }
 
     /// Writes everything. Says whether nobody reads it any more: the other end is closed, or `stopped` says that this
-    /// process shall end while it waits for a reader.
+    /// process shall end, and the reader has taken nothing for a second.
     ///
     /// # Errors
     /// As the system has it.
     pub fn flush(&mut self, stopped: BorrowedFd) -> io::Result<bool> {
+        let mut patience = Patience { stopped, until: None };
         let mut rest = self.buffer.as_slice();
         while !rest.is_empty() {
-            let Some(written) = self.sink.write(rest, stopped)? else { return Ok(true) };
+            let Some(written) = self.sink.write(rest, &mut patience)? else { return Ok(true) };
+            if written > 0 {
+                patience.until = None;
+            }
             rest = &rest[written..];
         }
         self.buffer.clear();

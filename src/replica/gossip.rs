@@ -5,14 +5,15 @@
 //!   to random peers, first to those that are not known to hold the same; the interval doubles while nothing differs,
 //!   and while operations are flushed digests wait. They are the safety net: whatever else is lost or wrong, they find it.
 //! - What has been held for less than the **grace** is left out of an answer: pushes are bringing it. A digest that asks
-//!   for an answer in any case, a *pull*, gets it, too.
+//!   for an answer in any case, a *pull*, gets it, too; so does one of a node that this relay had suspected to be away,
+//!   as nobody has pushed anything to it.
 //! - Every message carries its sender's vector. Who sees from it that it lacks something pulls that, after a grace.
 //!
 //! Vectors may be old by the time they come: only what a message carries is ever merged.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::message::{PeerBody, PeerMessage, Purpose};
+use super::message::{PeerBody, PeerMessage, Purpose, Sign};
 use super::pulls::Pulls;
 use super::relay::Place;
 use super::{Replica, ReplicaConfig};
@@ -114,9 +115,16 @@ impl Replica {
         }
         self.pass(now_ms);
         let Some(place) = self.relay.place(from) else { return Ok(()) };
+        let led = self.relay.leads();
         let back = self.relay.heard(place, message.from, now_ms, self.store.op_cursor());
+        let asks = matches!(message.body, PeerBody::Digest { .. });
+        let pings = matches!(message.body, PeerBody::Sign { sign: Sign::Ping, .. });
+        let said = message.body.vector().filter(|_| back || pings).map(|(vv, full)| (vv.clone(), full));
         match message.body {
-            PeerBody::Digest { vv, full, answer } => self.on_digest(from, &vv, full, answer, now_ms)?,
+            PeerBody::Digest { vv, full, answer } => {
+                let everything = full || answer || (back && led);
+                self.on_digest(from, &vv, full, answer, everything, now_ms)?;
+            }
             PeerBody::Ops { vv, ops, purpose } => self.on_ops(from, place, &vv, ops, purpose, now_ms)?,
             PeerBody::Sign { vv, sign } => self.on_sign(from, &vv, sign, now_ms),
             PeerBody::Offer { key, vv } => self.on_offer(from, key, vv, now_ms)?,
@@ -128,6 +136,48 @@ impl Replica {
         }
         if back {
             self.gossip.pulls.hurry(from, now_ms);
+        }
+        if let Some(theirs) = said.and_then(|(vv, full)| self.expand(&vv, full)) {
+            if back {
+                self.welcome(from, place, &theirs, asks, now_ms)?;
+            } else {
+                self.answer_ping(from, place, &theirs, now_ms)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a peer that holds `theirs` lacks something, and the log has it.
+    fn can_help(&self, theirs: &VersionVector) -> bool {
+        !self.store.vv().is_within(theirs) && self.store.can_serve(theirs)
+    }
+
+    /// A greeting would make a node that is back ask for what it lacks. One that has just said what it holds is sent
+    /// that at once instead, or has been, if it `asks`.
+    fn welcome(
+        &mut self,
+        from: &NodeId,
+        place: Place,
+        theirs: &VersionVector,
+        asks: bool,
+        now_ms: u64,
+    ) -> Result<(), StoreError> {
+        if self.can_help(theirs) && self.relay.spare(place, Sign::Hello) && !asks {
+            self.send_delta(from, theirs, true, now_ms)?;
+        }
+        Ok(())
+    }
+
+    /// Who pings the relay has not been reached by it: what it lacks, beside what is just being flushed, is an answer, too.
+    fn answer_ping(
+        &mut self,
+        from: &NodeId,
+        place: Place,
+        theirs: &VersionVector,
+        now_ms: u64,
+    ) -> Result<(), StoreError> {
+        if self.relay.leads() && self.can_help(theirs) && self.send_delta(from, theirs, false, now_ms)? {
+            self.relay.spare(place, Sign::Pong);
         }
         Ok(())
     }
@@ -177,12 +227,13 @@ impl Replica {
         vv: &VersionVector,
         full: bool,
         answer: bool,
+        everything: bool,
         now_ms: u64,
     ) -> Result<(), StoreError> {
         let behind = self.learn(from, vv, full, now_ms);
         match self.expand(vv, full) {
             Some(theirs) if !self.store.vv().is_within(&theirs) => {
-                self.send_delta(from, &theirs, full || answer, now_ms)?;
+                self.send_delta(from, &theirs, everything, now_ms)?;
             }
             Some(_) if full || answer => {
                 // Two strangers that answered full vectors with digests only would greet for ever.
@@ -202,30 +253,30 @@ impl Replica {
     }
 
     /// Sends what a peer that holds `theirs` lacks, or an offer if the log no longer has it; without `everything`, what
-    /// pushes are bringing is left out.
+    /// pushes are bringing is left out. Says whether there was anything to send.
     fn send_delta(
         &mut self,
         to: &NodeId,
         theirs: &VersionVector,
         everything: bool,
         now_ms: u64,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         if !self.store.can_serve(theirs) {
             self.offer(to, theirs);
-            return Ok(());
+            return Ok(true);
         }
         let mut delta = self.store.delta(theirs, self.config.answer_messages * self.config.message_bytes)?;
         if !everything {
             let young = self.young(now_ms);
             delta.ops.retain(|op| !young.covers(op.dot));
             if delta.ops.is_empty() {
-                return Ok(());
+                return Ok(false);
             }
         }
         let purpose = if delta.complete { Purpose::Last } else { Purpose::LastOfMany };
         let vv = self.store.compact_vv();
         self.send_ops(to, &vv, delta.ops, purpose);
-        Ok(())
+        Ok(true)
     }
 
     /// The operations that have been held for less than the grace.

@@ -310,6 +310,17 @@ pub enum PeerBody {
     },
 }
 
+impl PeerBody {
+    /// What the sender says that it holds, and whether that is in full; `None`: this kind of message does not say it.
+    pub fn vector(&self) -> Option<(&VersionVector, bool)> {
+        match self {
+            Self::Digest { vv, full, .. } => Some((vv, *full)),
+            Self::Ops { vv, .. } | Self::Sign { vv, .. } => Some((vv, false)),
+            Self::Offer { .. } | Self::Pull { .. } | Self::Part { .. } | Self::Gone { .. } => None,
+        }
+    }
+}
+
 /// What operations are sent for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Purpose {

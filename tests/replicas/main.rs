@@ -4,6 +4,7 @@
 //! chaos       seeded runs: faults of every kind, then healing, and everybody must agree with the oracle
 //! scenarios   one story a test: wiped, rolled back, copied, restarted, early, foreign …
 //! traffic     what agreement costs, in bytes and messages
+//! trips       how many round trips it takes
 //! transfers   state deltas: lost parts, restarts in the middle, both sides below each other's floor …
 //! dissemination  how many messages it takes to tell everybody, and how long
 //! idle        how little is said when there is nothing to say
@@ -17,6 +18,7 @@ mod idle;
 mod scenarios;
 mod traffic;
 mod transfers;
+mod trips;
 
 use orset::storage::StoreLimits;
 

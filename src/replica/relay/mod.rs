@@ -14,7 +14,8 @@
 //! - A relay *flushes* what is new to everybody that is not known to hold it: at once if the last flush is F ago. What it
 //!   flushes and hears nothing of it sends again, and after four times suspects whoever has not said a word.
 //! - Suspects are *probed*. Whoever is heard is no suspect any more; a relay then *greets* it, and all other suspects,
-//!   since partitions heal for many at once. Who is greeted asks for what it lacks.
+//!   since partitions heal for many at once. Who is greeted asks for what it lacks; whose word has just shown what that
+//!   is, is sent it instead. So is who pings the relay.
 //! - A push to me, or a flush from a node that is no relay to me, shows that others suspect those before it: whoever of
 //!   them was not heard lately is suspected here, too.
 //!
@@ -254,6 +255,13 @@ impl Relay {
             (peer.greeted_ms, peer.sent) = (Some(now_ms), end);
             self.words.push((to, Sign::Hello));
         }
+    }
+
+    /// Takes a word back that was to be said to `to`, since it is sent what that would make it ask for; says whether
+    /// there was one.
+    pub fn spare(&mut self, to: Place, sign: Sign) -> bool {
+        let at = self.words.iter().position(|word| *word == (to, sign));
+        at.map(|at| self.words.remove(at)).is_some()
     }
 
     /// A word that is to be said to `to`.
