@@ -7,6 +7,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
+use rustix::process::setpriority_process;
+use rustix::thread::gettid;
+
 use super::background::{Event, Events};
 use crate::storage::index::{Index, IndexError, IndexPosition};
 use crate::storage::store::FeedBatch;
@@ -14,6 +17,9 @@ use crate::storage::{IndexSource, Snapshot};
 
 /// A batch for the index ends with the frame with which it has so many changes.
 const ENOUGH_CHANGES: usize = 1024;
+/// The thread yields to the loop, and to those who talk to it, where there is not a processor for each: nobody waits for it
+/// until the memtable is full. (19 would be so little that whoever waits for one of sled's locks waited long.)
+const NICENESS: i32 = 10;
 /// How often `index.state` is brought up to date.
 const NOTE_EVERY: Duration = Duration::from_secs(1);
 
@@ -44,6 +50,8 @@ impl Feeder {
         let worker = Worker { source, index, events, waiting: Vec::new(), noted, noted_position };
         let (closing, closed) = std::sync::mpsc::channel();
         let run = move || {
+            // Where that is not allowed, it only takes more from the loop.
+            let _ = setpriority_process(Some(gettid()), NICENESS);
             // A loop that has not waited for it does not care.
             let _ = closing.send(worker.run(&receiver));
         };
