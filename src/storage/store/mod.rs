@@ -83,7 +83,7 @@ impl Default for StoreLimits {
             memtable_bytes: 32 << 20,
             recent_bytes: 4 << 20,
             max_join_changes: 16_384,
-            index_slack_bytes: 4 << 20,
+            index_slack_bytes: 2 << 20,
         }
     }
 }
