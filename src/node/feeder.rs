@@ -4,10 +4,12 @@
 //! final flush very long (measured: 8 to 10 s). An operation's record is in the index well within a second.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use super::background::{Event, Events};
+use crate::crdt::{Base, BaseError};
 use crate::storage::index::{Index, IndexError, IndexPosition};
 use crate::storage::store::FeedBatch;
 use crate::storage::{IndexSource, Snapshot};
@@ -16,6 +18,8 @@ use crate::storage::{IndexSource, Snapshot};
 const ENOUGH_CHANGES: usize = 1024;
 /// … or after this.
 const GATHER: Duration = Duration::from_millis(200);
+/// After so many records of a rebuild it is told that it goes on.
+const RECORDS_PER_EVENT: usize = 65_536;
 /// How often `index.state` is brought up to date.
 const NOTE_EVERY: Duration = Duration::from_secs(1);
 
@@ -31,6 +35,8 @@ enum Command {
 pub struct Feeder {
     commands: Sender<Command>,
     closed: Receiver<Option<IndexPosition>>,
+    /// Ends a rebuild that is under way.
+    stopping: Arc<AtomicBool>,
 }
 
 impl Feeder {
@@ -44,14 +50,16 @@ impl Feeder {
         // What a start brings the index up to is noted at once: a process may not live for a second.
         let noted = Instant::now().checked_sub(NOTE_EVERY).unwrap_or_else(Instant::now);
         let (waiting, since) = (Vec::new(), None);
-        let worker = Worker { source, index, events, waiting, since, noted, noted_position };
+        let stopping = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&stopping);
+        let worker = Worker { source, index, events, waiting, since, noted, noted_position, stopping: stop };
         let (closing, closed) = std::sync::mpsc::channel();
         let run = move || {
             // A loop that has not waited for it does not care.
             let _ = closing.send(worker.run(&receiver));
         };
         std::thread::Builder::new().name("index".into()).spawn(run)?;
-        Ok(Self { commands, closed })
+        Ok(Self { commands, closed, stopping })
     }
 
     /// Hands over what is durable by now.
@@ -68,8 +76,10 @@ impl Feeder {
     }
 
     /// Brings the index up to everything that was fed, closes it durably, and says where it stands. Nobody else may
-    /// hold the index any more. A thread that is stuck in sled is left behind: the next start then rebuilds the index.
+    /// hold the index any more. A rebuild is not waited for, and a thread that is stuck in sled is left behind: the next
+    /// start then rebuilds the index.
     pub fn stop(self) -> Option<IndexPosition> {
+        self.stopping.store(true, Ordering::Relaxed);
         drop(self.commands);
         self.closed.recv_timeout(CLOSE_PATIENCE).ok().flatten()
     }
@@ -89,6 +99,7 @@ struct Worker {
     /// When the index last outlived a kill of this process as it was, and where it stood then.
     noted: Instant,
     noted_position: IndexPosition,
+    stopping: Arc<AtomicBool>,
 }
 
 impl Worker {
@@ -173,8 +184,16 @@ impl Worker {
     fn rebuild(&mut self, snapshot: &Arc<Snapshot>) {
         let header = snapshot.header();
         let position = IndexPosition { lsn: header.lsn, checksum: header.frame_checksum };
-        let records = crate::crdt::Base::records(snapshot.as_ref(), &[]);
-        match self.source.rebuild(records, position) {
+        let records = snapshot.records(&[]).enumerate().map(|(n, record)| {
+            if self.stopping.load(Ordering::Relaxed) {
+                return Err(BaseError("the node stops".into()));
+            }
+            if n % RECORDS_PER_EVENT == 0 {
+                self.events.send(Event::IndexProgress);
+            }
+            record
+        });
+        match self.source.rebuild(Box::new(records), position) {
             Ok(index) => {
                 self.index = Some(Arc::clone(&index));
                 self.noted_position = IndexPosition::default();

@@ -380,7 +380,10 @@ impl Node {
             let Some(running) = &mut self.running else { continue };
             let store = running.replica.store_mut();
             match event {
-                Event::IndexProgress => store.maintain(),
+                Event::IndexProgress => {
+                    store.maintain();
+                    self.progress.0 = Instant::now();
+                }
                 Event::IndexNoted(lsn) => store.index_noted(lsn),
                 Event::IndexMeasured(bytes) => store.index_measured(bytes),
                 Event::IndexFailed(why) => return Err(NodeError::Index(why)),
@@ -501,6 +504,7 @@ fn report(recovery: &Recovery, dir: &std::path::Path, took: Duration) {
         IndexOutcome::Trusted => "index trusted".to_owned(),
         IndexOutcome::Rebuilt(_) if recovery.fresh => "new index".to_owned(),
         IndexOutcome::Rebuilt(why) => format!("index rebuilt ({why})"),
+        IndexOutcome::Rebuilding(why) => format!("index being rebuilt ({why}); reading the snapshot meanwhile"),
         IndexOutcome::Absent(why) => format!("no index ({why}); reading the snapshot instead"),
     };
     let how = match (recovery.fresh, recovery.clean) {

@@ -41,6 +41,7 @@ pub fn open(disk: &MemDisk, source: &mut dyn IndexSource) -> Result<(Store, Reco
             recent_bytes: 1 << 10,
             max_join_changes: 4,
             index_slack_bytes: 4 << 20,
+            max_records_at_start: 32_768,
         },
     };
     Store::open(options, source)

@@ -29,4 +29,5 @@ const LARGE: StoreLimits = StoreLimits {
     recent_bytes: 1 << 20,
     max_join_changes: 16_384,
     index_slack_bytes: 4 << 20,
+    max_records_at_start: 32_768,
 };

@@ -23,6 +23,7 @@ const LIMITS: StoreLimits = StoreLimits {
     recent_bytes: 1 << 10,
     max_join_changes: 1,
     index_slack_bytes: 4 << 20,
+    max_records_at_start: 32_768,
 };
 /// More than any interval of the replica's, so that all that is due has happened between two steps.
 const STEP_MS: u64 = 100;
