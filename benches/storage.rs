@@ -87,7 +87,7 @@ fn million() {
     });
     let rebuilt = median(rebuilt.collect());
     let figure = Figure::of(5, "power cut to the first or_set_contains, 1M elements").ours("s", rebuilt);
-    figure.at_most("s", rebuilt, 5.0).detail("the index is rebuilt").record();
+    figure.at_most("s", rebuilt, 5.0).detail("the index is rebuilt meanwhile").record();
     cost_of_an_add(dir.path(), &store, MILLION, "1M");
 }
 

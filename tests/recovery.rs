@@ -8,11 +8,14 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 
+use orset::crdt::{Element, NodeId, OpBody};
 use orset::storage::disk::RealDisk;
 use orset::storage::envelope::FORMAT_VERSION;
 use orset::storage::manifest::Manifest;
 use orset::storage::snapshot::file_name;
+use orset::storage::{NoIndex, Store, StoreLimits, StoreOptions};
 use support::node::Node;
 use support::{binary, temp_dir};
 
@@ -99,6 +102,57 @@ fn after_a_kill_the_index_is_trusted_under_the_same_boot_only() {
     let dir = temp_dir();
     store(dir.path(), false);
     recovers(dir.path(), &[("ORSET_BOOT_ID", "another")], "index rebuilt");
+}
+
+/// Asks a node that has just been started without its index for the first and the last element.
+fn answers_at_once(dir: &Path, last: usize) -> Node {
+    let index = dir.join("n1/index");
+    assert!(!index.exists() || fs::remove_dir_all(&index).is_ok());
+    let mut node = Node::start(dir, "n1", &[]);
+    for n in [0, last] {
+        let reply = node.call(&format!(r#""type":"or_set_contains","element":{n}"#));
+        assert_eq!(reply.body["value"], true, "{n}");
+    }
+    let told = node.process.stderr.text();
+    assert!(told.contains("index being rebuilt"), "{told}");
+    node
+}
+
+#[test]
+fn a_node_with_many_elements_answers_while_its_index_is_rebuilt_and_trusts_it_thereafter() {
+    const ELEMENTS: usize = 60_000;
+    let dir = temp_dir();
+    let mut random = fastrand::Rng::with_seed(5);
+    let options = StoreOptions {
+        disk: Arc::new(RealDisk),
+        dir: dir.path().join("n1"),
+        node: NodeId::new("n1").unwrap(),
+        entropy: Box::new(move || random.u128(..)),
+        limits: StoreLimits::default(),
+    };
+    let mut store = Store::open(options, &mut NoIndex).unwrap().0;
+    for n in 0..ELEMENTS {
+        store.append_local(OpBody::Add(Element::from_canonical(n.to_string().as_bytes())));
+        if store.is_batch_full() || n == ELEMENTS - 1 {
+            store.commit().unwrap();
+        }
+    }
+    store.want_snapshot();
+    let snapshot = store.plan_compaction().unwrap().expect("one is wanted").run().unwrap();
+    store.install(snapshot).unwrap();
+    drop(store);
+    // Stopped while it is built (or soon after), and killed.
+    answers_at_once(dir.path(), ELEMENTS - 1).stop();
+    answers_at_once(dir.path(), ELEMENTS - 1).process.kill();
+    let mut node = answers_at_once(dir.path(), ELEMENTS - 1);
+    node.process.stderr.wait_for("the index has been rebuilt");
+    node.add("\"and more\"");
+    node.stop();
+    let mut node = Node::start(dir.path(), "n1", &[]);
+    assert_eq!(node.read().len(), ELEMENTS + 1);
+    let told = node.process.stderr.text();
+    assert!(told.contains("index trusted"), "{told}");
+    node.stop();
 }
 
 #[test]

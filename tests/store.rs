@@ -14,8 +14,8 @@ use orset::storage::index::MemoryIndex;
 use orset::storage::progress::{Progress, Stage};
 use orset::storage::store::FeedBatch;
 use orset::storage::{
-    Counts, Index, IndexError, IndexOutcome, IndexPosition, IndexSource, MemorySource, NoIndex, Recovery, Store,
-    StoreLimits, StoreOptions,
+    Counts, Index, IndexError, IndexOutcome, IndexPosition, IndexSource, Lsn, MemorySource, NoIndex, Recovery,
+    Snapshot, Store, StoreLimits, StoreOptions,
 };
 
 fn nodes(names: &[&str]) -> Vec<NodeId> {
@@ -439,6 +439,119 @@ fn what_the_index_lacks_at_a_start_is_fed_in_steps_that_end_where_frames_end() {
     }
     assert_eq!(store.index_lag(), 0);
     assert_eq!(store.index().unwrap().records(&[]).map(Result::unwrap).collect::<Vec<_>>(), live);
+}
+
+/// A store with a hundred elements and no index, whose start leaves building one for later; and how it was.
+fn rebuilding() -> (Store, Recovery) {
+    let limits = StoreLimits { segment_bytes: 400, max_records_at_start: 10, ..StoreLimits::default() };
+    let disk = MemDisk::default();
+    let mut store = open_on(&disk, limits, &mut NoIndex).0;
+    (0..90).for_each(|n| add(&mut store, n));
+    store.want_snapshot();
+    let snapshot = store.plan_compaction().unwrap().expect("one is wanted").run().unwrap();
+    store.install(snapshot).unwrap();
+    (90..100).for_each(|n| add(&mut store, n));
+    drop(store);
+    open_on(&disk, limits, &mut MemorySource)
+}
+
+fn check_hundred(store: &Store, more: u64, when: &str) {
+    assert_eq!(store.records(&[]).map(Result::unwrap).count() as u64, 100 + more, "{when}");
+    assert_eq!(store.counts().unwrap(), Counts { elements: 100 + more, tags: 100 + more }, "{when}");
+    for n in 0..100 + more {
+        assert!(store.contains(&Element::from_canonical(n.to_string().as_bytes())).unwrap(), "{when}: {n}");
+    }
+}
+
+fn build(snapshot: &Snapshot) -> Arc<dyn Index> {
+    let position = IndexPosition { lsn: snapshot.header().lsn, checksum: snapshot.header().frame_checksum };
+    MemorySource.rebuild(snapshot.records(&[]), position).unwrap()
+}
+
+/// Found by `orset sim` when rebuilds took time: after a power cut and a clean stop before the index was rebuilt, the old
+/// one was trusted.
+#[test]
+fn who_stops_before_the_index_is_rebuilt_closes_no_other() {
+    let shelf = Shelf::default();
+    let position = IndexPosition { lsn: Lsn(1), checksum: 1 };
+    shelf.clone().rebuild(Box::new(std::iter::empty()), position).unwrap();
+    shelf.cut_power(1);
+    let mut process = shelf.clone();
+    assert!(process.open(true).is_err());
+    assert_eq!(process.close().unwrap(), None);
+    assert!(shelf.clone().open(true).is_err());
+    let mut process = shelf.clone();
+    process.rebuild(Box::new(std::iter::empty()), position).unwrap();
+    assert_eq!(process.close().unwrap(), Some(position));
+    shelf.cut_power(2);
+    assert!(shelf.clone().open(true).is_ok());
+}
+
+/// A rebuild takes seconds for a million records.
+#[test]
+fn a_start_does_not_wait_for_a_large_index_to_be_built() {
+    let (mut store, recovery) = rebuilding();
+    assert!(matches!(recovery.index, IndexOutcome::Rebuilding(_)), "{recovery:?}");
+    assert_eq!(recovery.counts.tags + recovery.uncounted_changes as u64, 100);
+    check_hundred(&store, 0, "from the snapshot");
+    let snapshot = store.take_rebuild().expect("a rebuild is due at once");
+    assert!(store.take_rebuild().is_none(), "one at a time");
+    add(&mut store, 100);
+    assert!(!store.has_feed());
+    check_hundred(&store, 1, "while it is built");
+    store.swap_index(build(&snapshot));
+    check_hundred(&store, 1, "with an index that lacks the end");
+    feed(&mut store);
+    check_hundred(&store, 1, "with all in it");
+    assert_eq!((store.index_lag(), store.index().unwrap().counts().tags), (0, 101));
+}
+
+/// The changes between the two snapshots were in neither the memtable nor the index.
+#[test]
+fn a_snapshot_that_comes_while_the_first_index_is_built_from_an_older_one_loses_nothing() {
+    for fails in [false, true] {
+        let mut store = rebuilding().0;
+        let old = store.take_rebuild().expect("a rebuild is due");
+        add(&mut store, 100);
+        store.want_snapshot();
+        let snapshot = store.plan_compaction().unwrap().expect("one is wanted").run().unwrap();
+        store.install(snapshot).unwrap();
+        add(&mut store, 101);
+        check_hundred(&store, 2, "with a newer snapshot");
+        if fails {
+            store.rebuild_failed();
+            check_hundred(&store, 2, "on the newer snapshot");
+            let snapshot = store.take_rebuild().expect("it is tried again");
+            assert!(snapshot.header().lsn > old.header().lsn);
+            store.swap_index(build(&snapshot));
+        } else {
+            store.swap_index(build(&old));
+        }
+        check_hundred(&store, 2, "with an index that lacks the end");
+        feed(&mut store);
+        check_hundred(&store, 2, "with all in it");
+        assert_eq!((store.index_lag(), store.index().unwrap().counts().tags), (0, 102));
+    }
+}
+
+/// What comes meanwhile stays in memory, which is bounded all the same.
+#[test]
+fn while_the_first_index_is_built_there_is_room_for_so_much_and_no_more() {
+    let mut store = rebuilding().0;
+    let snapshot = store.take_rebuild().expect("a rebuild is due");
+    let text = "x".repeat(1 << 20);
+    let mut n = 0;
+    while !store.is_saturated() {
+        store.append_local(OpBody::Add(Element::from_canonical(format!("\"{n:04}{text}\"").as_bytes())));
+        store.commit().unwrap();
+        n += 1;
+        assert!(n < 1000, "no bound");
+    }
+    let most = 4 * StoreLimits::default().memtable_bytes;
+    assert!((most..most + (2 << 20)).contains(&store.state().memtable.bytes()));
+    store.swap_index(build(&snapshot));
+    feed(&mut store);
+    assert!(!store.is_saturated());
 }
 
 #[test]

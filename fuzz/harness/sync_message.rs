@@ -23,6 +23,7 @@ const LIMITS: StoreLimits = StoreLimits {
     max_join_changes: 4,
     mirror_bytes: 0,
     index_slack_bytes: 1 << 20,
+    max_records_at_start: 1 << 10,
 };
 /// Of one input, so many lines are looked at.
 pub const MAX_LINES: usize = 24;

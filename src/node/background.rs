@@ -10,7 +10,7 @@ use crate::storage::{Lsn, Snapshot, StoreError};
 
 /// Something that happened beside the loop.
 pub enum Event {
-    /// The index has come further.
+    /// The index has come further, or its rebuild has.
     IndexProgress,
     /// The index would be found at this LSN or later if the process were killed now.
     IndexNoted(Lsn),

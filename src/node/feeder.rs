@@ -4,6 +4,7 @@
 //! batches of one operation each would make sled's final flush very long (measured: 8 to 10 s).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use rustix::process::setpriority_process;
 use rustix::thread::gettid;
 
 use super::background::{Event, Events};
+use crate::crdt::{Base, BaseError};
 use crate::storage::index::{Index, IndexError, IndexPosition};
 use crate::storage::store::FeedBatch;
 use crate::storage::{IndexSource, Snapshot};
@@ -20,6 +22,8 @@ const ENOUGH_CHANGES: usize = 1024;
 /// The thread yields to the loop, and to those who talk to it, where there is not a processor for each: nobody waits for it
 /// until the memtable is full. (19 would be so little that whoever waits for one of sled's locks waited long.)
 const NICENESS: i32 = 10;
+/// After so many records of a rebuild it is told that it goes on.
+const RECORDS_PER_EVENT: usize = 65_536;
 /// How often `index.state` is brought up to date.
 const NOTE_EVERY: Duration = Duration::from_secs(1);
 
@@ -35,6 +39,8 @@ enum Command {
 pub struct Feeder {
     commands: Sender<Command>,
     closed: Receiver<Option<IndexPosition>>,
+    /// Ends a rebuild that is under way.
+    stopping: Arc<AtomicBool>,
 }
 
 impl Feeder {
@@ -47,7 +53,9 @@ impl Feeder {
         let noted_position = index.as_ref().map(|index| index.position()).unwrap_or_default();
         // What a start brings the index up to is noted at once: a process may not live for a second.
         let noted = Instant::now().checked_sub(NOTE_EVERY).unwrap_or_else(Instant::now);
-        let worker = Worker { source, index, events, waiting: Vec::new(), noted, noted_position };
+        let stopping = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&stopping);
+        let worker = Worker { source, index, events, waiting: Vec::new(), noted, noted_position, stopping: stop };
         let (closing, closed) = std::sync::mpsc::channel();
         let run = move || {
             // Where that is not allowed, it only takes more from the loop.
@@ -56,7 +64,7 @@ impl Feeder {
             let _ = closing.send(worker.run(&receiver));
         };
         std::thread::Builder::new().name("index".into()).spawn(run)?;
-        Ok(Self { commands, closed })
+        Ok(Self { commands, closed, stopping })
     }
 
     /// Hands over what is durable by now.
@@ -73,8 +81,10 @@ impl Feeder {
     }
 
     /// Brings the index up to everything that was fed, closes it durably, and says where it stands. Nobody else may
-    /// hold the index any more. A thread that is stuck in sled is left behind: the next start then rebuilds the index.
+    /// hold the index any more. A rebuild is not waited for, and a thread that is stuck in sled is left behind: the next
+    /// start then rebuilds the index.
     pub fn stop(self) -> Option<IndexPosition> {
+        self.stopping.store(true, Ordering::Relaxed);
         drop(self.commands);
         self.closed.recv_timeout(CLOSE_PATIENCE).ok().flatten()
     }
@@ -88,6 +98,7 @@ struct Worker {
     /// When the index last outlived a kill of this process as it was, and where it stood then.
     noted: Instant,
     noted_position: IndexPosition,
+    stopping: Arc<AtomicBool>,
 }
 
 impl Worker {
@@ -171,8 +182,16 @@ impl Worker {
     fn rebuild(&mut self, snapshot: &Arc<Snapshot>) {
         let header = snapshot.header();
         let position = IndexPosition { lsn: header.lsn, checksum: header.frame_checksum };
-        let records = crate::crdt::Base::records(snapshot.as_ref(), &[]);
-        match self.source.rebuild(records, position) {
+        let records = snapshot.records(&[]).enumerate().map(|(n, record)| {
+            if self.stopping.load(Ordering::Relaxed) {
+                return Err(BaseError("the node stops".into()));
+            }
+            if n % RECORDS_PER_EVENT == 0 {
+                self.events.send(Event::IndexProgress);
+            }
+            record
+        });
+        match self.source.rebuild(Box::new(records), position) {
             Ok(index) => {
                 self.index = Some(Arc::clone(&index));
                 self.noted_position = IndexPosition::default();

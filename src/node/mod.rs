@@ -358,7 +358,10 @@ impl Node {
             let Some(running) = &mut self.running else { continue };
             let store = running.replica.store_mut();
             match event {
-                Event::IndexProgress => store.maintain(),
+                Event::IndexProgress => {
+                    store.maintain();
+                    self.progress.0 = Instant::now();
+                }
                 Event::IndexNoted(lsn) => store.index_noted(lsn),
                 Event::IndexMeasured(bytes) => store.index_measured(bytes),
                 Event::IndexFailed(why) => return Err(NodeError::Index(why)),

@@ -68,6 +68,7 @@ fn report(recovery: &Recovery, dir: &Path, took: Duration) {
         IndexOutcome::Trusted => "index trusted".to_owned(),
         IndexOutcome::Rebuilt(_) if recovery.fresh => "new index".to_owned(),
         IndexOutcome::Rebuilt(why) => format!("index rebuilt ({why})"),
+        IndexOutcome::Rebuilding(why) => format!("index being rebuilt ({why}); reading the snapshot meanwhile"),
         IndexOutcome::Absent(why) => format!("no index ({why}); reading the snapshot instead"),
     };
     let how = match (recovery.fresh, recovery.clean) {

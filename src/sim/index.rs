@@ -9,9 +9,19 @@ use crate::crdt::Records;
 use crate::storage::index::is_of_this_boot;
 use crate::storage::{Index, IndexError, IndexPosition, IndexSource, MemorySource};
 
-/// Where a store's index lies. Clones are the same place.
-#[derive(Clone, Default)]
-pub struct Shelf(Arc<Mutex<State>>);
+/// Where a store's index lies. Clones are the same place, each for another process.
+#[derive(Default)]
+pub struct Shelf {
+    place: Arc<Mutex<State>>,
+    /// The index there was opened or built by this one: no other is this one's to close.
+    is_open: bool,
+}
+
+impl Clone for Shelf {
+    fn clone(&self) -> Self {
+        Self { place: Arc::clone(&self.place), is_open: false }
+    }
+}
 
 #[derive(Default)]
 struct State {
@@ -25,7 +35,7 @@ struct State {
 
 impl Shelf {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("nobody panics while holding the lock")
+        self.place.lock().expect("nobody panics while holding the lock")
     }
 
     /// The power has gone. An index that was open has lost some of its records and does not show it, as sled may have;
@@ -52,6 +62,8 @@ impl IndexSource for Shelf {
         let trusted = clean && state.closed || is_of_this_boot(Some(&written), Some(&now));
         let index = state.index.clone().filter(|_| trusted).ok_or("there is none that can be trusted")?;
         (state.written, state.closed) = (state.boot, false);
+        drop(state);
+        self.is_open = true;
         Ok(index)
     }
 
@@ -59,6 +71,8 @@ impl IndexSource for Shelf {
         let index = MemorySource.rebuild(records, position)?;
         let mut state = self.state();
         *state = State { index: Some(Arc::clone(&index)), written: state.boot, boot: state.boot, closed: false };
+        drop(state);
+        self.is_open = true;
         Ok(index)
     }
 
@@ -71,6 +85,9 @@ impl IndexSource for Shelf {
     }
 
     fn close(&mut self) -> Result<Option<IndexPosition>, IndexError> {
+        if !self.is_open {
+            return Ok(None);
+        }
         let mut state = self.state();
         state.closed = true;
         Ok(state.index.as_ref().map(|index| index.position()))

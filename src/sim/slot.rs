@@ -32,6 +32,7 @@ pub const SMALL: StoreLimits = StoreLimits {
     max_join_changes: 4,
     mirror_bytes: 1500,
     index_slack_bytes: 2000,
+    max_records_at_start: 4,
 };
 
 /// Commits of which it is remembered what was held then, for the index.
@@ -127,6 +128,8 @@ pub struct Running {
     plan: Option<(u64, CompactionPlan)>,
     /// When a snapshot that has been made is installed.
     snapshot: Option<(u64, Snapshot)>,
+    /// The snapshot that an index is being built from, and when that is done.
+    rebuild: Option<(u64, Arc<Snapshot>)>,
     /// When what was taken from the store gets into the index.
     feed: Option<(u64, Vec<FeedBatch>)>,
     /// Milliseconds between a background step and its effect.
@@ -228,6 +231,7 @@ impl Slot {
             source,
             plan: None,
             snapshot: None,
+            rebuild: None,
             feed: None,
             lag_ms,
             floor,
@@ -337,8 +341,9 @@ impl Slot {
         let running = self.running.as_ref()?;
         let plan = running.plan.as_ref().map(|(at, _)| *at);
         let snapshot = running.snapshot.as_ref().map(|(at, _)| *at);
+        let rebuild = running.rebuild.as_ref().map(|(at, _)| *at);
         let feed = running.feed.as_ref().map(|(at, _)| *at);
-        [running.replica.next_wakeup_ms(), plan, snapshot, feed].into_iter().flatten().min()
+        [running.replica.next_wakeup_ms(), plan, snapshot, rebuild, feed].into_iter().flatten().min()
     }
 
     /// Does what is due, and makes everything durable; gives back what may leave.
@@ -395,6 +400,9 @@ impl Slot {
             running.feed = (!batches.is_empty()).then_some((now_ms + running.lag_ms, batches));
         }
         if let Some(snapshot) = store.take_rebuild() {
+            running.rebuild = Some((now_ms + running.lag_ms, snapshot));
+        }
+        if let Some((_, snapshot)) = running.rebuild.take_if(|(at, _)| *at <= now_ms) {
             let header = snapshot.header();
             let position = IndexPosition { lsn: header.lsn, checksum: header.frame_checksum };
             match running.source.rebuild(snapshot.records(&[]), position) {

@@ -64,7 +64,8 @@ pub struct Replay {
     pub log: LogEnd,
     /// Where state deltas lie in it, as far as it was folded.
     pub joins: JoinSpans,
-    /// What the index that was given lacks, in steps that end where frames end.
+    /// What the index that was given lacks, in steps that end where frames end; of a start without one, what the snapshot
+    /// lacks.
     pub feed: Vec<FeedBatch>,
 }
 
@@ -240,6 +241,8 @@ struct Fold<'a> {
     on_batch: Option<OnBatch<'a>>,
     joins: JoinSpans,
     feed: Vec<FeedBatch>,
+    /// What comes after this is kept for the index.
+    feed_from: Option<Lsn>,
     /// Later entries are left out.
     until: Option<Lsn>,
     thrift: Option<Thrift>,
@@ -263,6 +266,7 @@ impl<'a> Fold<'a> {
             on_batch,
             joins: JoinSpans::default(),
             feed: Vec::new(),
+            feed_from: None,
             until: None,
             thrift: None,
         }
@@ -279,7 +283,8 @@ impl<'a> Fold<'a> {
                 self.base = Arc::clone(snapshot) as Arc<dyn Base + Send + Sync>;
             }
         }
-        self.state.fresh = self.index.map(|_| Vec::new());
+        self.feed_from = self.index.map(|index| index.lsn).or(self.thrift.as_ref().map(|_| self.at));
+        self.state.fresh = self.feed_from.map(|_| Vec::new());
         self.state.max_join_changes = self.thrift.as_ref().map(|thrift| thrift.max_join_changes);
         self.snapshot_lsn = self.at;
         self.index_fits = self.index == Some(IndexPosition { lsn: self.at, checksum: self.checksum });
@@ -336,7 +341,7 @@ impl<'a> Fold<'a> {
     /// one huge step would be as much memory in sled again (seen: 250 MB for 56,000 changes).
     fn keep_for_index(&mut self) {
         let position = IndexPosition { lsn: self.at, checksum: self.checksum };
-        if self.index.is_none_or(|index| self.at <= index.lsn) {
+        if self.feed_from.is_none_or(|from| self.at <= from) {
             return;
         }
         let changes = self.state.fresh.replace(Vec::new()).unwrap_or_default();

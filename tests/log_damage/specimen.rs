@@ -42,6 +42,7 @@ pub fn open(disk: &MemDisk, source: &mut dyn IndexSource) -> Result<(Store, Reco
             max_join_changes: 4,
             mirror_bytes: 0,
             index_slack_bytes: 4 << 20,
+            max_records_at_start: 32_768,
         },
     };
     Store::open(options, source)

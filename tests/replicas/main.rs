@@ -32,4 +32,5 @@ const LARGE: StoreLimits = StoreLimits {
     max_join_changes: 16_384,
     mirror_bytes: 1 << 20,
     index_slack_bytes: 4 << 20,
+    max_records_at_start: 32_768,
 };

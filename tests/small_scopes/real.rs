@@ -24,6 +24,7 @@ const LIMITS: StoreLimits = StoreLimits {
     max_join_changes: 1,
     mirror_bytes: 0,
     index_slack_bytes: 4 << 20,
+    max_records_at_start: 32_768,
 };
 /// More than any interval of the replica's, so that all that is due has happened between two steps.
 const STEP_MS: u64 = 100;

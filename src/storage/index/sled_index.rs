@@ -43,8 +43,14 @@ use super::{Index, IndexError, IndexPosition};
 /// The version of the meta value and of all that this module writes. An index of another version is rebuilt.
 const FORMAT_VERSION: u16 = 1;
 
-/// A bulk load tells its progress after so many records.
-const PROGRESS_RECORDS: u64 = 1024;
+/// A bulk load takes in so many records in an order of its own ([`is_early`]), and then tells its progress …
+const LOAD_RECORDS: usize = 1024;
+/// … or as soon as they have long elements of so many bytes.
+const LOAD_BYTES: usize = 256 << 10;
+/// A leaf of sled has at most so many records …
+const LEAF_RECORDS: usize = 16;
+/// … and keeps so many when one more splits it (`should_split` and `split` in sled's `node.rs`).
+const SPLIT_RECORDS: usize = 9;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct Meta {
@@ -166,6 +172,7 @@ impl SledIndex {
     ) -> Result<(), IndexError> {
         let mut counts = Counts::default();
         let mut previous: Option<RecordKey> = None;
+        let (mut waiting, mut long_bytes) = (Vec::with_capacity(LOAD_RECORDS), 0);
         for record in records {
             let record = record?;
             if previous.as_ref().is_some_and(|previous| *previous >= record.key) {
@@ -174,18 +181,33 @@ impl SledIndex {
             let same_element = previous.as_ref().is_some_and(|previous| previous.prefix() == record.key.prefix());
             counts.elements += u64::from(!same_element);
             counts.tags += 1;
-            let value = value_of(record.long_element.as_ref());
-            self.guard("load records", || self.tree.insert(record.key.as_bytes(), value))?;
-            if counts.tags.is_multiple_of(PROGRESS_RECORDS) {
+            previous = Some(record.key.clone());
+            long_bytes += value_of(record.long_element.as_ref()).len();
+            waiting.push(record);
+            if waiting.len() == LOAD_RECORDS || long_bytes >= LOAD_BYTES {
+                self.load(&mut waiting)?;
+                long_bytes = 0;
                 progress(counts.tags);
             }
-            previous = Some(record.key);
         }
+        self.load(&mut waiting)?;
         // sled recovers its log up to some point and no further, so with this all that came before is there.
         let meta = Meta::new(position, counts);
         self.guard("load records", || self.tree.insert(META_KEY, meta.encode()))?;
         self.set_meta(meta);
         progress(counts.tags);
+        Ok(())
+    }
+
+    /// Puts in these records, which are in key order and behind all that are there.
+    fn load(&self, records: &mut Vec<Record>) -> Result<(), IndexError> {
+        for early in [true, false] {
+            for (_, record) in records.iter().enumerate().filter(|(n, _)| is_early(*n) == early) {
+                let value = value_of(record.long_element.as_ref());
+                self.guard("load records", || self.tree.insert(record.key.as_bytes(), value))?;
+            }
+        }
+        records.clear();
         Ok(())
     }
 
@@ -223,6 +245,15 @@ fn guard<R>(dir: &Path, action: &'static str, call: impl FnOnce() -> sled::Resul
 
 fn value_of(long_element: Option<&Element>) -> &[u8] {
     long_element.map_or(&[], Element::as_bytes)
+}
+
+/// Whether the record number `n` of a bulk load goes in before its neighbours.
+///
+/// In key order a leaf is never put into again once it has been split, so each ends with nine records of sixteen. With nine
+/// of every sixteen put in before the other seven, those fill the leaves just up to where they would be split again: that
+/// takes a fifth of the instructions less (callgrind: 18,000 rather than 22,400 a record), and a fifth of the disk.
+fn is_early(n: usize) -> bool {
+    (n + 1) * SPLIT_RECORDS / LEAF_RECORDS > n * SPLIT_RECORDS / LEAF_RECORDS
 }
 
 impl Base for SledIndex {

@@ -38,10 +38,11 @@ impl Store {
                 }
                 counted
             }
-            None => {
-                let below = self.snapshot.as_ref().map_or_else(Counts::default, |snapshot| snapshot.counts());
-                count_changes(self.base.as_ref(), memtable.changes())?.after(below)
+            // A look-up in a snapshot reads a whole block.
+            None if memtable.len() > self.snapshot.as_ref().map_or(MAX_LOOK_UPS, |snapshot| snapshot.block_count()) => {
+                None
             }
+            None => count_changes(self.base.as_ref(), memtable.changes())?.after(self.index.below()),
         };
         match counted {
             Some(counts) => Ok(counts),

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use super::Store;
 use crate::crdt::{Base, Change, MAX_INLINE_BYTES, RecordKey};
 use crate::planted::{self, Bug};
-use crate::storage::Lsn;
 use crate::storage::index::{Index, IndexPosition, IndexSize, is_outgrown};
 use crate::storage::snapshot::Snapshot;
+use crate::storage::{Counts, Lsn};
 
 /// An index that lacks no more than so many operations counts as idle.
 const IDLE_LAG: u64 = 16_384;
@@ -40,6 +40,8 @@ pub(super) struct IndexState {
     bytes_at_rebuild: usize,
     rebuilding: bool,
     snapshot_is_new: bool,
+    /// How much is in the snapshot that is read while there is no index.
+    below: Counts,
     /// For each state delta that is laid over the memtable: an LSN at which its commit was in the log.
     joined: VecDeque<Lsn>,
     /// Where the index would be found, at least, if the process were killed now.
@@ -57,9 +59,20 @@ impl IndexState {
         Self { index: Some(index), noted, changes: built.then_some(0), ..Self::default() }
     }
 
-    /// None: it is built from the next snapshot at `from` or later.
-    pub(super) fn missing(from: Lsn) -> Self {
-        Self { rebuild_from: Some(from), ..Self::default() }
+    /// None, over a snapshot with `below` in it: it is built from the next snapshot at `from` or later.
+    pub(super) fn missing(from: Lsn, below: Counts) -> Self {
+        Self { rebuild_from: Some(from), below, ..Self::default() }
+    }
+
+    /// None yet: it is built from this snapshot, now; `bytes` is the memtable's size.
+    pub(super) fn to_be_built(snapshot: &Snapshot, bytes: usize) -> Self {
+        let missing = Self::missing(snapshot.header().lsn, snapshot.counts());
+        Self { snapshot_is_new: true, bytes_at_rebuild: bytes, ..missing }
+    }
+
+    /// How much is in the snapshot that is read while there is no index.
+    pub(super) fn below(&self) -> Counts {
+        self.below
     }
 
     /// Up to where a snapshot may go. One that is ahead of the index makes the index worthless at the next start, as
@@ -186,10 +199,15 @@ impl Store {
     /// Goes on with a new snapshot. Without an index it becomes the base, and the memtable keeps what came after it.
     pub(super) fn base_on(&mut self, snapshot: &Arc<Snapshot>) {
         self.index.snapshot_is_new = true;
-        if self.index.index.is_some() {
-            return;
+        // An index that is being built from an older one needs what came after that.
+        if self.index.index.is_none() && !self.index.rebuilding {
+            self.read_from(snapshot);
         }
+    }
+
+    fn read_from(&mut self, snapshot: &Arc<Snapshot>) {
         let at = snapshot.header().lsn;
+        self.index.below = snapshot.counts();
         self.index.queue.retain(|batch| batch.position.lsn > at);
         self.state.memtable.drop_joined(self.index.joined_by(at));
         let mut memtable = self.state.memtable.without_changes();
@@ -205,6 +223,9 @@ impl Store {
     pub fn rebuild_failed(&mut self) {
         self.index.rebuilding = false;
         self.keep_sound_index();
+        if let (None, Some(snapshot)) = (&self.index.index, self.snapshot.clone()) {
+            self.read_from(&snapshot);
+        }
     }
 
     /// Goes on with the index that was to be replaced, if there is nothing wrong with it but its size: what waits for
@@ -242,7 +263,9 @@ impl Store {
         } else {
             self.limits.memtable_bytes
         };
-        self.index.index.is_some() && self.state.memtable.bytes() >= limit / part
+        // While there is none and none is being built, nothing would make it smaller.
+        let to_come = self.index.index.is_some() || self.index.rebuilding;
+        to_come && self.state.memtable.bytes() >= limit / part
     }
 
     /// By how many LSNs the index is behind.

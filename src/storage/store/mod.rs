@@ -75,6 +75,9 @@ pub struct StoreLimits {
     pub mirror_bytes: usize,
     /// Up to this size the index is never [outgrown](super::index::is_outgrown).
     pub index_slack_bytes: u64,
+    /// A start builds an index of at most so many records before it is done; a larger one is built while the store
+    /// reads its snapshot.
+    pub max_records_at_start: u64,
 }
 
 impl Default for StoreLimits {
@@ -87,7 +90,8 @@ impl Default for StoreLimits {
             recent_bytes: 4 << 20,
             max_join_changes: 16_384,
             mirror_bytes: 24 << 20,
-            index_slack_bytes: 4 << 20,
+            index_slack_bytes: 2 << 20,
+            max_records_at_start: 32_768,
         }
     }
 }

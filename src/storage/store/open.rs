@@ -3,7 +3,8 @@
 //! 1. Check and read everything ([`Replay`]); refuse, changing nothing, if anything that was durable is damaged.
 //! 2. After anything but a clean stop: make durable what may only have been in the page cache, by a new segment that
 //!    repeats the last batch. Nothing leaves the process before that.
-//! 3. Trust the index if it is exactly what the log says at its position, else rebuild it from the truth.
+//! 3. Trust the index if it is exactly what the log says at its position, else rebuild it from the truth: at once if it
+//!    is small, else from the snapshot while the store is already open.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -38,6 +39,8 @@ pub enum IndexOutcome {
     Trusted,
     /// It was built anew, and why.
     Rebuilt(String),
+    /// It is to be built from the snapshot ([`Store::take_rebuild`]), and why: until then the store reads the snapshot.
+    Rebuilding(String),
     /// It could not be built, and why: the store reads its snapshot, and keeps everything after it in memory.
     Absent(String),
 }
@@ -47,8 +50,8 @@ pub enum IndexOutcome {
 pub struct Recovery {
     /// How much is in the set, without the uncounted changes.
     pub counts: Counts,
-    /// Changes that the index does not have yet and that were too many to be counted at once: a start does not wait
-    /// for thousands of look-ups.
+    /// Changes that the index (while there is none: the snapshot) does not have yet and that were too many to be
+    /// counted at once: a start does not wait for thousands of look-ups.
     pub uncounted_changes: usize,
     /// The last LSN.
     pub lsn: Lsn,
@@ -105,7 +108,7 @@ impl Store {
         tidy(disk.as_ref(), &dir, &replay, &active)?;
         reserve::set_aside(disk.as_ref(), &dir);
         let snapshot_lsn = replay.snapshot.as_ref().map_or(Lsn(0), |snapshot| snapshot.header().lsn);
-        let built = build_index(disk.as_ref(), &dir, &mut replay, opened, source)?;
+        let built = build_index(disk.as_ref(), &dir, &mut replay, opened, source, limits.max_records_at_start)?;
         let recovery = Recovery {
             counts: built.counts,
             uncounted_changes: built.uncounted_changes,
@@ -289,6 +292,7 @@ fn build_index(
     replay: &mut Replay,
     opened: Opened,
     source: &mut dyn IndexSource,
+    max_records: u64,
 ) -> Result<Built, StoreError> {
     let position = IndexPosition { lsn: replay.lsn, checksum: replay.checksum };
     let why = match opened {
@@ -313,6 +317,21 @@ fn build_index(
     {
         replay.manifest.write(disk, dir)?;
     }
+    if let Some(snapshot) = &replay.snapshot
+        && snapshot.counts().tags > max_records
+        && replay.state.memtable.joined() == 0
+    {
+        let mut index = IndexState::to_be_built(snapshot, replay.state.memtable.bytes());
+        replay.feed.drain(..).for_each(|batch| index.push(batch));
+        return Ok(Built {
+            base: replay.snapshot_base(),
+            index,
+            outcome: IndexOutcome::Rebuilding(why),
+            counts: snapshot.counts(),
+            uncounted_changes: replay.state.memtable.len(),
+            snapshot_wanted: None,
+        });
+    }
     let snapshot = replay.snapshot_base();
     match source.rebuild(replay.state.records(snapshot.as_ref(), &[]), position) {
         Ok(index) => {
@@ -331,7 +350,8 @@ fn build_index(
             let counts = count(replay.state.records(snapshot.as_ref(), &[]))?;
             let joined = replay.state.memtable.joined();
             let snapshot_wanted = (joined > 0).then_some(replay.lsn);
-            let mut feed = IndexState::missing(snapshot_wanted.unwrap_or_default());
+            let below = replay.snapshot.as_ref().map_or_else(Counts::default, |snapshot| snapshot.counts());
+            let mut feed = IndexState::missing(snapshot_wanted.unwrap_or_default(), below);
             feed.laid(joined, replay.lsn);
             let changes = replay.state.memtable.changes().map(|(key, change)| (key.clone(), change.clone()));
             feed.push(FeedBatch { changes: changes.collect(), position });

@@ -227,6 +227,36 @@ fn an_interrupted_rebuild_is_never_trusted() {
     assert!(opened.tree.len() > 1_000, "so many records were there");
 }
 
+/// sled splits a leaf of seventeen records; in key order the nine that stay behind never become more.
+#[test]
+fn a_rebuild_takes_less_disk_than_inserts_in_key_order() {
+    const RECORDS: u64 = 20_000;
+    let store = tempfile::tempdir().unwrap();
+    let rebuilt = home_in(store.path()).rebuild(Box::new(sorted_records(RECORDS)), at(1), &mut |_| {}).unwrap();
+    let other = tempfile::tempdir().unwrap();
+    let in_order = home_in(other.path()).create().unwrap();
+    for record in sorted_records(RECORDS) {
+        in_order.tree().insert(record.unwrap().key.as_bytes(), &[]).unwrap();
+    }
+    in_order.flush().unwrap();
+    let (rebuilt, in_order) = (rebuilt.disk_bytes(), in_order.disk_bytes());
+    assert!(rebuilt * 10 < in_order * 8, "{rebuilt} bytes, and {in_order} in key order");
+}
+
+/// They are taken in a few at a time, so that they need not all be in memory.
+#[test]
+fn a_rebuild_of_long_elements_tells_of_every_few() {
+    let long = |n: u64| Record::new(&element(&format!("\"{n:0>60000}\"")), tag(n));
+    let mut records: Vec<Record> = (1..=9).map(long).collect();
+    records.sort_by(|a, b| a.key.cmp(&b.key));
+    let store = tempfile::tempdir().unwrap();
+    let mut told = Vec::new();
+    let given = Box::new(records.clone().into_iter().map(Ok));
+    let index = home_in(store.path()).rebuild(given, at(1), &mut |done| told.push(done)).unwrap();
+    assert_eq!(told, [5, 9]);
+    assert!(index.records(&[]).map(Result::unwrap).eq(records));
+}
+
 #[test]
 fn unsorted_records_are_refused() {
     let store = tempfile::tempdir().unwrap();
