@@ -116,10 +116,12 @@ impl Replica {
         self.pass(now_ms);
         let Some(place) = self.relay.place(from) else { return Ok(()) };
         let led = self.relay.leads();
-        let back = self.relay.heard(place, message.from, now_ms, self.store.op_cursor());
         let asks = matches!(message.body, PeerBody::Digest { .. });
         let pings = matches!(message.body, PeerBody::Sign { sign: Sign::Ping, .. });
-        let said = message.body.vector().filter(|_| back || pings).map(|(vv, full)| (vv.clone(), full));
+        let peer = self.relay.peer(place);
+        let before = peer.held_by(message.from).filter(|_| pings || peer.suspected.is_some()).cloned();
+        let back = self.relay.heard(place, message.from, now_ms, self.store.op_cursor());
+        let said = message.body.vector().filter(|_| back || pings).map(|(vv, full)| (vv.clone(), full, before));
         match message.body {
             PeerBody::Digest { vv, full, answer } => {
                 let everything = full || answer || (back && led);
@@ -137,9 +139,13 @@ impl Replica {
         if back {
             self.gossip.pulls.hurry(from, now_ms);
         }
-        if let Some(theirs) = said.and_then(|(vv, full)| self.expand(&vv, full)) {
+        let Some((vv, full, before)) = said else { return Ok(()) };
+        let expanded = self.expand(&vv, full);
+        let answered = asks && expanded.is_some();
+        // If it names somebody unknown here, it holds that, and what it held before.
+        if let Some(theirs) = expanded.or_else(|| before.map(|before| joined(before, &vv))) {
             if back {
-                self.welcome(from, place, &theirs, asks, now_ms)?;
+                self.welcome(from, place, &theirs, answered, now_ms)?;
             } else {
                 self.answer_ping(from, place, &theirs, now_ms)?;
             }
@@ -153,16 +159,16 @@ impl Replica {
     }
 
     /// A greeting would make a node that is back ask for what it lacks. One that has just said what it holds is sent
-    /// that at once instead, or has been, if it `asks`.
+    /// that at once instead, or has been, if it is `answered`.
     fn welcome(
         &mut self,
         from: &NodeId,
         place: Place,
         theirs: &VersionVector,
-        asks: bool,
+        answered: bool,
         now_ms: u64,
     ) -> Result<(), StoreError> {
-        if self.can_help(theirs) && self.relay.spare(place, Sign::Hello) && !asks {
+        if self.can_help(theirs) && self.relay.spare(place, Sign::Hello) && !answered {
             self.send_delta(from, theirs, true, now_ms)?;
         }
         Ok(())
@@ -401,6 +407,11 @@ impl Replica {
         }
         [Some(self.gossip.digest_at_ms), self.gossip.pulls.next_wakeup_ms()].into_iter().flatten().min()
     }
+}
+
+fn joined(mut vv: VersionVector, other: &VersionVector) -> VersionVector {
+    vv.join(other);
+    vv
 }
 
 /// Operations by where those of each replica begin.

@@ -75,6 +75,11 @@ impl Peer {
         self.incarnation.replace(incarnation).is_some_and(|before| before != incarnation)
     }
 
+    /// What it last said that it holds, if that was the process `incarnation`, which holds it still.
+    pub fn held_by(&self, incarnation: ReplicaId) -> Option<&VersionVector> {
+        (self.incarnation == Some(incarnation)).then_some(&self.known)
+    }
+
     /// Whether it was heard at `since_ms` or later.
     pub fn heard_since(&self, since_ms: u64) -> bool {
         self.heard_ms.is_some_and(|at| at >= since_ms)
