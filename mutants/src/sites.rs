@@ -46,7 +46,7 @@ pub struct Found {
     pub sites: Vec<Site>,
     /// The mutants that have a place in them.
     pub placed: HashSet<usize>,
-    /// Those that the language forbids: `||` beside a `let`.
+    /// Those that the language forbids: `||` beside a `let`, a match whose arms are not enough.
     pub forbidden: HashSet<usize>,
 }
 
@@ -220,7 +220,8 @@ impl Finder<'_> {
     }
 
     fn arm(&mut self, arm: &syn::Arm) {
-        let deleted = self.mutants(Genre::MatchArm, arm.span());
+        let mut deleted = self.mutants(Genre::MatchArm, arm.span());
+        deleted.retain(|number| !self.found.forbidden.contains(number));
         let end = self.byte(arm.pat.span().end());
         match &arm.guard {
             None if !deleted.is_empty() => self.put_in(end, format!(" if {} != {}", chosen(&deleted), deleted[0])),
@@ -247,6 +248,17 @@ fn is_some_iterator(output: &syn::ReturnType) -> bool {
     let syn::Type::ImplTrait(output) = &**output else { return false };
     let is_iterator = |path: &syn::Path| path.segments.last().is_some_and(|name| name.ident == "Iterator");
     output.bounds.iter().any(|bound| matches!(bound, syn::TypeParamBound::Trait(bound) if is_iterator(&bound.path)))
+}
+
+/// `_`, or a name that is no constant's or variant's.
+fn takes_all(pattern: &syn::Pat) -> bool {
+    match pattern {
+        syn::Pat::Wild(_) => true,
+        syn::Pat::Ident(name) => {
+            name.subpat.is_none() && name.ident.to_string().starts_with(|c: char| !c.is_uppercase())
+        }
+        _ => false,
+    }
 }
 
 fn is_let(expr: &Expr) -> bool {
@@ -321,6 +333,16 @@ impl<'ast> Visit<'ast> for Finder<'_> {
             self.expression(node.span(), &mutants, "", pieces, "");
         }
         visit::visit_expr_unary(self, node);
+    }
+
+    fn visit_expr_match(&mut self, node: &'ast syn::ExprMatch) {
+        if !node.arms.iter().any(|arm| arm.guard.is_none() && takes_all(&arm.pat)) {
+            for arm in node.arms.iter().filter(|arm| arm.guard.is_none()) {
+                let deleted = self.mutants(Genre::MatchArm, arm.span());
+                self.found.forbidden.extend(deleted);
+            }
+        }
+        visit::visit_expr_match(self, node);
     }
 
     fn visit_arm(&mut self, node: &'ast syn::Arm) {
