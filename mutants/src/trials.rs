@@ -147,14 +147,16 @@ impl Place<'_> {
 }
 
 /// How a test has ended, and about how much processor time it took (to 20 ms, so that many are alike). It has so many seconds, in
-/// which those do not count that it spends waiting for a processor: how busy the machine is does not matter.
+/// which those do not count that it spends waiting for a processor: how busy the machine is does not matter. If it does nothing
+/// at all for a while, it will not end.
 fn wait(mut command: Command, seconds: u64) -> Result<(Ended, f64)> {
     const STEP: Duration = Duration::from_millis(20);
     const LOOK: Duration = Duration::from_secs(1);
+    const MOST_IDLE_LOOKS: u32 = 20;
     let mut child = command.spawn().context("prlimit (of util-linux)")?;
     let mut left = Duration::from_secs(seconds);
     let mut step = Duration::from_millis(1);
-    let (mut used, mut since, mut delayed) = (0.0, Duration::ZERO, 0.0);
+    let (mut used, mut since, mut seen, mut idle) = (0.0, Duration::ZERO, Activity::default(), 0);
     loop {
         used = processor_seconds(child.id()).unwrap_or(used);
         if let Some(status) = child.try_wait()? {
@@ -164,15 +166,16 @@ fn wait(mut command: Command, seconds: u64) -> Result<(Ended, f64)> {
         std::thread::sleep(step);
         since += step;
         if since >= LOOK {
-            let now = delay_seconds(child.id());
-            let ran = since.saturating_sub(Duration::from_secs_f64((now - delayed).max(0.0)));
-            (since, delayed) = (Duration::ZERO, now);
-            let Some(rest) = left.checked_sub(ran) else {
+            let now = activity(child.id());
+            let ran = since.saturating_sub(Duration::from_secs_f64((now.delay - seen.delay).max(0.0)));
+            idle = if now == seen { idle + 1 } else { 0 };
+            (since, seen) = (Duration::ZERO, now);
+            left = left.saturating_sub(ran);
+            if left.is_zero() || idle > MOST_IDLE_LOOKS {
                 child.kill()?;
                 child.wait()?;
                 return Ok((Ended::OutOfTime, used));
-            };
-            left = rest;
+            }
         }
         step = (step * 2).min(STEP);
     }
@@ -191,8 +194,15 @@ fn stat(process: u32) -> Option<Vec<String>> {
     Some(fields.split_whitespace().map(str::to_owned).collect())
 }
 
-/// How long the threads of a process, and of those that it has started, have waited for a processor, all together.
-fn delay_seconds(process: u32) -> f64 {
+/// What the threads of a process, and of those that it has started, have done, all together, in seconds.
+#[derive(Default, PartialEq)]
+struct Activity {
+    ran: f64,
+    /// They have waited for a processor.
+    delay: f64,
+}
+
+fn activity(process: u32) -> Activity {
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let parents: Vec<(u32, u32)> = numbers.filter_map(|n| Some((n, stat(n)?.get(1)?.parse().ok()?))).collect();
@@ -202,12 +212,14 @@ fn delay_seconds(process: u32) -> f64 {
         family.extend(parents.iter().filter(|(_, p)| *p == parent).map(|(n, _)| *n));
         at += 1;
     }
-    let threads = family.iter().flat_map(|n| fs::read_dir(format!("/proc/{n}/task")).into_iter().flatten().flatten());
-    let delays = threads.filter_map(|thread| {
-        let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
-        text.split_whitespace().nth(1)?.parse::<f64>().ok()
-    });
-    delays.sum::<f64>() / 1e9
+    let mut found = Activity::default();
+    for thread in family.iter().flat_map(|n| fs::read_dir(format!("/proc/{n}/task")).into_iter().flatten().flatten()) {
+        let text = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+        let mut nanoseconds = text.split_whitespace().filter_map(|field| field.parse::<f64>().ok());
+        found.ran += nanoseconds.next().unwrap_or(0.0) / 1e9;
+        found.delay += nanoseconds.next().unwrap_or(0.0) / 1e9;
+    }
+    found
 }
 
 fn ended(status: ExitStatus) -> Ended {
