@@ -43,21 +43,24 @@ use trials::{Ended, Test};
 /// Those that need no process of their own come first, and the whole of them is cheap.
 const FIRST: [&str; 8] = ["lib", "set_laws", "store", "storage", "crash", "migrations", "format", "corpus"];
 /// Those that a mutant which lives through the first is tried against.
-const THEN: [&str; 11] = [
-    "replicas",
-    "log_damage",
-    "small_scopes",
-    "index_kill",
-    "wire_sync",
-    "sim",
+const THEN: [&str; 7] = ["requests", "replicas", "log_damage", "small_scopes", "index_kill", "wire_sync", "sim"];
+/// Tests of real processes: what they say depends on time as well.
+const REAL: [&str; 14] = [
     "dump",
     "repair",
     "recovery",
     "stores",
     "process",
+    "power",
+    "kill",
+    "protocol",
+    "wire",
+    "reads",
+    "shrink",
+    "bad_input",
+    "cluster",
+    "supervise",
 ];
-/// Tests of real processes: what they say depends on time as well.
-const REAL: [&str; 5] = ["dump", "repair", "recovery", "stores", "process"];
 
 fn main() -> Result<()> {
     let prefixes: Vec<String> = std::env::args().skip(1).collect();
@@ -77,7 +80,13 @@ fn main() -> Result<()> {
     }
     let outcomes = Mutex::new(outcomes);
     // First only what takes no time.
-    let rounds = [(&FIRST[..], 0.3), (&FIRST[..], f64::INFINITY), (&THEN[..], 5.0), (&THEN[..], f64::INFINITY)];
+    let rounds = [
+        (&FIRST[..], 0.3),
+        (&FIRST[..], f64::INFINITY),
+        (&THEN[..], 5.0),
+        (&REAL[..], f64::INFINITY),
+        (&THEN[..], f64::INFINITY),
+    ];
     let only: Option<usize> = std::env::var("MUTANTS_ROUNDS").ok().and_then(|text| text.parse().ok());
     for (binaries, most_seconds) in rounds.into_iter().take(only.unwrap_or(usize::MAX)) {
         let left = outcomes.lock().expect("no panic").open_ones();

@@ -46,7 +46,7 @@ pub struct Found {
     pub sites: Vec<Site>,
     /// The mutants that have a place in them.
     pub placed: HashSet<usize>,
-    /// Those that the language forbids: `||` beside a `let`.
+    /// Those that the language forbids: `||` beside a `let`, a match whose arms are not enough.
     pub forbidden: HashSet<usize>,
 }
 
@@ -133,15 +133,20 @@ impl Finder<'_> {
 
     fn body(&mut self, signature: &syn::Signature, block: &Block) {
         let (Some(first), Some(last)) = (block.stmts.first(), block.stmts.last()) else { return };
+        let iterated = iterated(&signature.output);
+        if iterated.is_none() && hides_a_type(&signature.output) {
+            return;
+        }
         let mutants = self.mutants(Genre::FnValue, first.span());
         if mutants.is_empty() {
             return;
         }
-        if is_some_iterator(&signature.output) {
+        if let Some(item) = iterated {
+            let item = self.text[self.range(item)].to_owned();
             let whole = self.byte(first.span().start())..self.byte(last.span().end());
             let boxed = |value: &str| vec![Text(format!("Box::new({value})"))];
             let original = vec![Text("Box::new({ ".to_owned()), Source(whole.clone()), Text(" })".to_owned())];
-            let mut pieces = vec![Text("{ let __all: Box<dyn Iterator<Item = _> + '_> = ".to_owned())];
+            let mut pieces = vec![Text(format!("{{ let __all: Box<dyn Iterator<Item = {item}> + '_> = "))];
             pieces.extend(self.choice(&mutants, boxed, original));
             pieces.push(Text("; __all }".to_owned()));
             self.found.sites.push(Site { range: whole, pieces });
@@ -220,7 +225,8 @@ impl Finder<'_> {
     }
 
     fn arm(&mut self, arm: &syn::Arm) {
-        let deleted = self.mutants(Genre::MatchArm, arm.span());
+        let mut deleted = self.mutants(Genre::MatchArm, arm.span());
+        deleted.retain(|number| !self.found.forbidden.contains(number));
         let end = self.byte(arm.pat.span().end());
         match &arm.guard {
             None if !deleted.is_empty() => self.put_in(end, format!(" if {} != {}", chosen(&deleted), deleted[0])),
@@ -241,12 +247,43 @@ impl Finder<'_> {
     }
 }
 
-/// Its type follows from its body, so all that it may give back has to be of one.
-fn is_some_iterator(output: &syn::ReturnType) -> bool {
-    let syn::ReturnType::Type(_, output) = output else { return false };
-    let syn::Type::ImplTrait(output) = &**output else { return false };
-    let is_iterator = |path: &syn::Path| path.segments.last().is_some_and(|name| name.ident == "Iterator");
-    output.bounds.iter().any(|bound| matches!(bound, syn::TypeParamBound::Trait(bound) if is_iterator(&bound.path)))
+/// Whether there is an `impl …` in it.
+fn hides_a_type(output: &syn::ReturnType) -> bool {
+    struct Look(bool);
+    impl Visit<'_> for Look {
+        fn visit_type_impl_trait(&mut self, _: &syn::TypeImplTrait) {
+            self.0 = true;
+        }
+    }
+    let mut look = Look(false);
+    look.visit_return_type(output);
+    look.0
+}
+
+/// What an `impl Iterator<Item = …>` gives: its type follows from its body, so all that it may give back has to be of one.
+fn iterated(output: &syn::ReturnType) -> Option<Span> {
+    let syn::ReturnType::Type(_, output) = output else { return None };
+    let syn::Type::ImplTrait(output) = &**output else { return None };
+    output.bounds.iter().find_map(|bound| {
+        let syn::TypeParamBound::Trait(bound) = bound else { return None };
+        let name = bound.path.segments.last().filter(|name| name.ident == "Iterator")?;
+        let syn::PathArguments::AngleBracketed(given) = &name.arguments else { return None };
+        given.args.iter().find_map(|arg| match arg {
+            syn::GenericArgument::AssocType(item) => Some(item.ty.span()),
+            _ => None,
+        })
+    })
+}
+
+/// `_`, or a name that is no constant's or variant's.
+fn takes_all(pattern: &syn::Pat) -> bool {
+    match pattern {
+        syn::Pat::Wild(_) => true,
+        syn::Pat::Ident(name) => {
+            name.subpat.is_none() && name.ident.to_string().starts_with(|c: char| !c.is_uppercase())
+        }
+        _ => false,
+    }
 }
 
 fn is_let(expr: &Expr) -> bool {
@@ -321,6 +358,16 @@ impl<'ast> Visit<'ast> for Finder<'_> {
             self.expression(node.span(), &mutants, "", pieces, "");
         }
         visit::visit_expr_unary(self, node);
+    }
+
+    fn visit_expr_match(&mut self, node: &'ast syn::ExprMatch) {
+        if !node.arms.iter().any(|arm| arm.guard.is_none() && takes_all(&arm.pat)) {
+            for arm in node.arms.iter().filter(|arm| arm.guard.is_none()) {
+                let deleted = self.mutants(Genre::MatchArm, arm.span());
+                self.found.forbidden.extend(deleted);
+            }
+        }
+        visit::visit_expr_match(self, node);
     }
 
     fn visit_arm(&mut self, node: &'ast syn::Arm) {

@@ -342,4 +342,61 @@ mod tests {
         assert_ne!(hash(&[b"add", b"12"]), hash(&[b"add", b"1", b"2"]));
         assert_ne!(hash(&[b"add", b"12"]), hash(&[b"add1", b"2"]));
     }
+
+    #[test]
+    fn a_run_begins_with_a_tag_that_there_can_be() {
+        assert_eq!(TagList::from_runs([(tag(1, 0), 1)]), None, "operations are counted from one");
+        assert!(TagList::from_runs([(tag(1, 1), 1)]).is_some());
+    }
+
+    #[test]
+    fn nothing_is_empty_and_no_more() {
+        assert!(TagList::default().is_empty() && Answers::default().is_empty());
+        let mut answers = Answers::default();
+        answers.push(answered(1));
+        assert!(!answers.is_empty());
+        assert!(!answers.iter().next().unwrap().answer.lists()[0].is_empty());
+        assert_ne!(answers, Answers::default());
+    }
+
+    #[test]
+    fn an_answer_weighs_what_it_takes() {
+        let run = size_of::<Run>();
+        assert_eq!(answered(0).weight(), ENTRY_BYTES + size_of::<TagList>() + run);
+        let lists = [3, 0].map(|n| (0..n).map(|n| tag(1, 1 + 2 * n)).collect::<TagList>());
+        let answer = Answer::RemovedMany(Box::new(lists));
+        assert_eq!(Answered { answer, ..answered(0) }.weight(), ENTRY_BYTES + 2 * size_of::<TagList>() + 3 * run);
+    }
+
+    #[test]
+    fn answers_that_take_just_as_much_as_they_may_are_all_kept() {
+        let mut answers = Answers::default();
+        let scattered = (0..MAX_ANSWER_TAGS as u64).map(|n| tag(1, 2 + 2 * n)).collect::<TagList>();
+        let large = Answered { answer: Answer::Removed(scattered), ..answered(0) };
+        while answers.bytes + 2 * large.weight() <= MAX_ANSWERS_BYTES {
+            answers.push(large.clone());
+        }
+        // What is left is filled by lists of no tag and lists of one: 16 and 36 bytes.
+        let (list, run) = (size_of::<TagList>(), size_of::<Run>());
+        let rest = MAX_ANSWERS_BYTES - answers.bytes - ENTRY_BYTES;
+        let runs = (0..list).find(|runs| (rest - runs * (list + run)) % list == 0).unwrap();
+        let lists = (rest - runs * run) / list;
+        let one: TagList = [tag(1, 2)].into_iter().collect();
+        let list = |n: usize| if n < runs { one.clone() } else { TagList::default() };
+        let count = answers.len();
+        answers.push(Answered { answer: Answer::RemovedMany((0..lists).map(list).collect()), ..answered(1) });
+        assert_eq!((answers.bytes, answers.len()), (MAX_ANSWERS_BYTES, count + 1));
+        answers.push(answered(2));
+        assert_eq!(answers.len(), count + 1, "one came and the oldest went");
+    }
+
+    #[test]
+    fn what_failed_tests_show_of_answers() {
+        let list: TagList = [tag(1, 5), tag(2, 8)].into_iter().collect();
+        assert_eq!(format!("{list:?}"), format!("[{}, {}]", tag(1, 5), tag(2, 8)));
+        let mut answers = Answers::default();
+        answers.push(answered(1));
+        let text = format!("{answers:?}");
+        assert!(text.starts_with("[Answered") && text.contains(&RequestKey::of("1").to_string()), "{text}");
+    }
 }

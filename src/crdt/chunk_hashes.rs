@@ -92,3 +92,48 @@ impl DotSet {
         is_there
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::id::Dot;
+    use super::*;
+
+    fn set(dots: &[(u128, u64)]) -> DotSet {
+        let mut set = DotSet::default();
+        dots.iter().for_each(|(replica, seq)| set.insert(Dot::new(ReplicaId::from_random(*replica), Seq(*seq))));
+        set
+    }
+
+    #[test]
+    fn hashes_of_chunks_side_by_side_go_together() {
+        let dots = [(3, 1), (3, CHUNK_DOTS + 1), (3, 2 * CHUNK_DOTS + 1), (3, 5 * CHUNK_DOTS), (4, 5 * CHUNK_DOTS + 1)];
+        let all = set(&dots).hashes();
+        let shape: Vec<_> = all.iter().map(|some| (some.replica, some.first.0, some.hashes.len())).collect();
+        let [a, b] = [3, 4].map(ReplicaId::from_random);
+        let (first, last) = (4 * CHUNK_DOTS + 1, 5 * CHUNK_DOTS + 1);
+        assert_eq!(shape, [(a, 1, 3 * HASH_BYTES), (a, first, HASH_BYTES), (b, last, HASH_BYTES)]);
+        let one = &all[0].hashes[..HASH_BYTES];
+        assert_eq!(one, &all[0].hashes[HASH_BYTES..2 * HASH_BYTES], "the same bits");
+        assert_ne!(one, all[1].hashes, "other bits");
+    }
+
+    #[test]
+    fn what_differs_takes_the_place_of_what_was_there_and_nothing_else_does() {
+        let beyond = CHUNK_DOTS + 70;
+        let mut mine = set(&[(3, 1), (3, 9), (3, beyond), (4, 1)]);
+        let theirs = set(&[(3, 1), (3, 9), (3, CHUNK_DOTS + 2)]);
+        let pieces = theirs.differing(&mine.hashes());
+        let shape: Vec<_> = pieces.iter().map(|piece| (piece.replica, piece.first.0, piece.bits.clone())).collect();
+        let [a, b] = [3, 4].map(ReplicaId::from_random);
+        assert_eq!(shape, [(a, CHUNK_DOTS + 1, vec![2]), (b, 1, vec![])]);
+        for piece in &pieces {
+            assert!(mine.has_chunk_of(piece) && mine.replace(piece));
+        }
+        assert_eq!(mine.pieces(CHUNK_BYTES), theirs.pieces(CHUNK_BYTES));
+        let piece = |first, bits: usize| LiveBits { replica: a, first: Seq(first), bits: vec![1; bits] };
+        assert!(mine.has_chunk_of(&piece(1, CHUNK_BYTES)));
+        for strange in [piece(1, CHUNK_BYTES + 1), piece(2, 1), piece(0, 1), piece(7 * CHUNK_DOTS + 1, 1)] {
+            assert!(!mine.has_chunk_of(&strange) && !mine.replace(&strange), "{}", strange.first.0);
+        }
+    }
+}

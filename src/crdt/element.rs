@@ -264,4 +264,24 @@ mod tests {
         assert!(!parses(&hashed(&[b'1'; MAX_INLINE_BYTES - 1], HASHED)), "a hash too early");
         assert!(!parses(&hashed(&[b'\n'; MAX_INLINE_BYTES], HASHED)), "control characters before the hash");
     }
+
+    #[test]
+    fn an_elements_records_end_before_the_key_after_it() {
+        for (element, later) in [(&b"1"[..], &b"12"[..]), (b"12", b"13"), (&[b'1'; 500], &[b'2'; 500])] {
+            let [element, later] = [element, later].map(Element::from_canonical);
+            let after = element.key_after();
+            let last = Dot::new(ReplicaId::from_random(u128::MAX), Seq::MAX);
+            assert!(RecordKey::new(&element, last).as_bytes() < after.as_slice(), "{element:?}");
+            assert!(RecordKey::new(&later, tag(1)).as_bytes() > after.as_slice(), "{later:?}");
+            assert_eq!(after.len(), element.key_prefix().len());
+        }
+    }
+
+    #[test]
+    fn what_failed_tests_show_of_a_key() {
+        let element = Element::from_canonical(b"12");
+        let text = format!("{:?}", RecordKey::new(&element, tag(9)));
+        assert!(text.starts_with("12") && text.ends_with(&format!(" {}", tag(9))), "{text}");
+        assert_eq!(format!("{element:?}"), "12");
+    }
 }

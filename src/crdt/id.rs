@@ -226,4 +226,13 @@ mod tests {
         }
         assert!(NodeId::new("n1").is_some());
     }
+
+    #[test]
+    fn what_failed_tests_show_of_names() {
+        let (replica, node) = (ReplicaId::from_random(5), NodeId::new("n1").unwrap());
+        let dot = Dot::new(replica, Seq(7));
+        let expected = format!("{replica} 7 {dot} n1");
+        assert_eq!(format!("{replica:?} {:?} {dot:?} {node:?}", dot.seq), expected);
+        assert!(expected.len() > 20, "{expected}");
+    }
 }

@@ -342,4 +342,55 @@ mod tests {
         let part = JoinPart { join: JoinId(1), records, live };
         assert_eq!(part.weight(), (3 + 24) + (5 + 24) + (2 + 24) + (7 + 24));
     }
+
+    #[test]
+    fn a_dot_set_says_how_much_memory_it_takes() {
+        let mut set = DotSet::default();
+        assert_eq!(set.bytes(), 0);
+        for seq in [1, CHUNK_DOTS, 1 + CHUNK_DOTS] {
+            set.insert(Dot::new(ReplicaId::from_random(3), Seq(seq)));
+        }
+        let chunk = CHUNK_BYTES + size_of::<(ReplicaId, u64)>() + size_of::<Box<[u8]>>();
+        assert_eq!(set.bytes(), 2 * chunk);
+    }
+
+    /// Records that a test keeps.
+    struct Kept(Vec<(Element, Tag)>);
+
+    impl KeptRecords for Kept {
+        fn read(&self) -> Result<Vec<(Element, Tag)>, BaseError> {
+            Ok(self.0.clone())
+        }
+    }
+
+    #[test]
+    fn a_staged_state_delta_takes_less_memory_once_its_records_are_kept_elsewhere() {
+        let replica = ReplicaId::from_random(3);
+        let records: Vec<_> =
+            [2, 3].map(|n| (Element::from_canonical(&vec![b'1'; n]), Dot::new(replica, Seq(n as u64)))).to_vec();
+        let live = vec![LiveBits { replica, first: Seq(1 + CHUNK_DOTS), bits: vec![1] }];
+        let mut staged = Staged::new(JoinId(1));
+        staged.add(&JoinPart { join: JoinId(1), records: records.clone(), live });
+        // One chunk that is listed, and one that is live.
+        let bitmaps = 2 * (CHUNK_BYTES + size_of::<(ReplicaId, u64)>() + size_of::<Box<[u8]>>());
+        assert_eq!(staged.bytes(), (2 + 24) + (3 + 24) + bitmaps);
+        let first = RecordKey::new(&records[0].0, records[0].1).as_bytes().len();
+        staged.keep(|_, _| Arc::new(Kept(records.clone())));
+        assert_eq!(staged.bytes(), first + 64 + bitmaps);
+        assert_eq!(format!("{:?}", staged.stretches), format!("[Stretch({:?} …)]", staged.stretches[0].first));
+        assert_eq!(staged.records(&[]).count(), 2);
+        let joined = super::super::Joined::new(staged, VersionVector::new(), VersionVector::new());
+        assert_eq!(joined.bytes(), first + 64 + bitmaps);
+    }
+
+    #[test]
+    fn news_is_what_nobody_has_heard_of() {
+        let replica = ReplicaId::from_random(3);
+        let records = [2, 3].map(|n| (Element::from_canonical(b"1"), Dot::new(replica, Seq(n)))).to_vec();
+        let mut staged = Staged::new(JoinId(1));
+        staged.add(&JoinPart { join: JoinId(1), records: records.clone(), live: Vec::new() });
+        let vv = [(replica, Seq(2))].into_iter().collect();
+        assert_eq!(staged.news(&vv).collect::<Vec<_>>(), [&records[1]]);
+        assert_eq!(staged.news(&VersionVector::new()).count(), 2);
+    }
 }

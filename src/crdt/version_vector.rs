@@ -112,4 +112,11 @@ mod tests {
         vector.remove(ReplicaId::from_random(4));
         assert_eq!(vector.iter().map(|(_, seq)| seq.0).collect::<Vec<_>>(), [2, 2]);
     }
+
+    #[test]
+    fn what_failed_tests_show_of_a_vector() {
+        let replica = ReplicaId::from_random(3);
+        let vector: VersionVector = [(replica, Seq(2))].into_iter().collect();
+        assert_eq!(format!("{vector:?}"), format!("{{{replica}: 2}}"));
+    }
 }

@@ -205,4 +205,25 @@ mod tests {
         let newer = |found| found == FORMAT_VERSION + 1;
         assert!(matches!(Manifest::decode(&bytes, path), Err(StoreError::Newer { found, .. }) if newer(found)));
     }
+
+    #[test]
+    fn a_manifest_whose_segments_do_not_ascend_is_refused() {
+        let path = Path::new("manifest");
+        let mut manifest = Manifest::new(NodeId::new("n1").unwrap());
+        for (segments, next, good) in
+            [(vec![3, 4], 9, true), (vec![4, 4], 9, false), (vec![5, 4], 9, false), (vec![3, 4], 4, false)]
+        {
+            (manifest.segments, manifest.next_segment) = (segments.clone(), next);
+            assert_eq!(Manifest::decode(&manifest.encode(), path).is_ok(), good, "{segments:?} {next}");
+        }
+    }
+
+    #[test]
+    fn a_manifest_that_cannot_be_read_is_not_taken_for_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = disk::RealDisk;
+        assert!(Manifest::read(&disk, dir.path()).unwrap().is_none());
+        std::fs::create_dir(Manifest::path(dir.path())).unwrap();
+        assert!(matches!(Manifest::read(&disk, dir.path()), Err(StoreError::Io { .. })));
+    }
 }

@@ -379,3 +379,25 @@ impl<'a> Fold<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crdt::{Incarnations, JoinCommit, JoinPart, VersionVector};
+
+    #[test]
+    fn a_state_delta_is_remembered_until_a_snapshot_covers_it() {
+        let join = JoinId(1);
+        let mut spans = JoinSpans::default();
+        spans.see(Lsn(5), &Entry::JoinPart(JoinPart { join, records: Vec::new(), live: Vec::new() }));
+        let commit = JoinCommit { join, vv: VersionVector::new(), incarnations: Incarnations::default() };
+        spans.see(Lsn(9), &Entry::JoinCommit(commit));
+        for covered in [0, 8] {
+            spans.forget(Lsn(covered));
+            let may: Vec<u64> = (3..11).filter(|lsn| spans.may_end_at(Lsn(*lsn))).collect();
+            assert_eq!(may, [3, 4, 9, 10]);
+        }
+        spans.forget(Lsn(9));
+        assert!(spans.committed.is_empty());
+    }
+}

@@ -103,6 +103,7 @@ mod tests {
         assert_eq!(RealDisk.list(&dir).unwrap(), ["one"]);
         // What is no directory, or no file, is not as if there were nothing.
         assert!(RealDisk.list(&one).is_err());
-        assert!(RealDisk.create(&dir).is_err());
+        let refused = RealDisk.create(&dir).err().unwrap();
+        assert_eq!(refused.kind(), io::ErrorKind::IsADirectory, "why it could not be removed, not that it is there");
     }
 }

@@ -205,3 +205,50 @@ fn walk(path: &Path, visit: &mut Visitor<'_>) -> Result<(), IndexError> {
         done => done,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn file(path: &Path) {
+        fs::write(path, b"1").unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_an_error_and_what_is_not_there_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut nothing = |_: &Path, _: &fs::Metadata| Ok(());
+        walk(&dir.path().join("missing"), &mut nothing).unwrap();
+        remove_all(&dir.path().join("missing")).unwrap();
+        // A file is no directory above another.
+        file(&dir.path().join("file"));
+        let below = dir.path().join("file/below");
+        assert!(walk(&below, &mut nothing).is_err());
+        assert!(remove_all(&below).is_err());
+        assert!(sync_path(&below).is_err());
+    }
+
+    #[test]
+    fn what_vanishes_while_it_is_visited_is_left_out_and_other_errors_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let fails = |kind: ErrorKind| walk(dir.path(), &mut |path, _| Err(io_error("visit", path)(kind.into())));
+        fails(ErrorKind::NotFound).unwrap();
+        assert!(fails(ErrorKind::PermissionDenied).is_err());
+        // A link that leads to itself can be seen, and not opened.
+        sync_tree(dir.path()).unwrap();
+        symlink("loop", dir.path().join("loop")).unwrap();
+        assert!(sync_tree(dir.path()).is_err());
+    }
+
+    #[test]
+    fn only_sleds_unfinished_snapshots_are_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = ["db", "other.generating", "snap.1", "snap.2.generating"];
+        names.iter().for_each(|name| file(&dir.path().join(name)));
+        delete_half_snapshots(dir.path()).unwrap();
+        let left: Vec<_> = names.iter().filter(|name| dir.path().join(name).exists()).collect();
+        assert_eq!(left, [&"db", &"other.generating", &"snap.1"]);
+    }
+}

@@ -259,4 +259,18 @@ mod tests {
             assert_eq!(parse_file_name(other), None);
         }
     }
+
+    #[test]
+    fn a_frame_may_be_as_long_as_the_longest() {
+        let (mut bytes, mut longer) = (Vec::new(), vec![0; FRAME_HEAD_BYTES + MAX_PAYLOAD_BYTES + 1]);
+        encode_frame(&mut bytes, 99, 0, &vec![0; MAX_PAYLOAD_BYTES]);
+        assert!(frame_at(&bytes, 99, 0).is_some());
+        // One that says that it is longer, and would be good.
+        let length = u32::try_from(MAX_PAYLOAD_BYTES + 1).unwrap();
+        let checksum = frame_checksum(99, 0, &longer[FRAME_HEAD_BYTES..]);
+        longer[..4].copy_from_slice(&FRAME_MAGIC);
+        longer[4..8].copy_from_slice(&length.to_le_bytes());
+        longer[8..12].copy_from_slice(&checksum.to_le_bytes());
+        assert!(frame_at(&longer, 99, 0).is_none());
+    }
 }

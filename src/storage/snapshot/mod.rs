@@ -222,4 +222,24 @@ mod tests {
             assert!(read(&mut |b| b.truncate(at)).is_err(), "cut at {at}");
         }
     }
+
+    #[test]
+    fn a_snapshot_says_how_large_its_records_are_and_which_bytes_it_is() {
+        let disk = MemDisk::default();
+        let snapshot = written(&disk);
+        let bytes = disk.files().remove(snapshot.path()).unwrap();
+        let footer = bytes.windows(FOOTER_MAGIC.len()).rposition(|window| window == FOOTER_MAGIC).unwrap();
+        let checksum =
+            crate::storage::envelope::unwrap(&bytes[footer..], FOOTER_MAGIC, snapshot.path(), 0).unwrap().checksum;
+        assert_eq!(snapshot.checksum(), checksum);
+        // Keys: 11 to 14 bytes of element, one that ends it, and 16 of tag.
+        assert!((28..32).contains(&snapshot.record_bytes()), "{}", snapshot.record_bytes());
+        assert_eq!(snapshot.block_offset(0), PREAMBLE_BYTES as u64);
+        let second = snapshot.block_offset(1);
+        assert_eq!(second, (PREAMBLE_BYTES + BLOCK_HEAD_BYTES) as u64 + u64::from(snapshot.blocks[0].payload_bytes));
+        snapshot.check().unwrap();
+        let at = usize::try_from(second).unwrap() + BLOCK_HEAD_BYTES;
+        disk.tamper(snapshot.path(), |bytes| bytes[at] ^= 1);
+        assert!(snapshot.check().is_err());
+    }
 }

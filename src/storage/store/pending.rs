@@ -122,4 +122,28 @@ mod tests {
         (0..2).for_each(|_| pending.push(add(1)));
         assert_eq!(frames(&pending), [MAX_BATCH_OPS - 1, 2, 2]);
     }
+
+    #[test]
+    fn it_says_how_much_waits() {
+        let mut pending = Pending::default();
+        assert!(pending.is_empty() && !pending.is_full());
+        [1, 2].into_iter().for_each(|bytes| pending.push(add(bytes)));
+        assert_eq!((pending.len(), pending.bytes()), (2, (8 + 1) + (8 + 2)));
+        (3..MAX_BATCH_OPS).for_each(|_| pending.push(add(1)));
+        assert!(!pending.is_full());
+        pending.push(add(1));
+        assert!(pending.is_full(), "so many entries");
+        assert!(pending.next().is_empty() && pending.next().bytes() == 0);
+        let mut pending = Pending::default();
+        pending.push(add(MAX_BATCH_BYTES));
+        assert!(pending.is_full(), "so many bytes");
+    }
+
+    #[test]
+    fn a_frame_holds_as_many_bytes_as_it_may() {
+        let mut pending = Pending::default();
+        let half = MAX_BATCH_BYTES / 2 - 8;
+        [half, half, 1].into_iter().for_each(|bytes| pending.push(add(bytes)));
+        assert_eq!(frames(&pending), [2, 1]);
+    }
 }

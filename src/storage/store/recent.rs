@@ -80,3 +80,54 @@ impl Recent {
         whole.then(|| self.ops.iter().filter(|op| !vv.covers(op.dot)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crdt::{Dot, Element, OpBody, ReplicaId, Seq};
+
+    fn op(seq: u64) -> Op {
+        let body = OpBody::Add(Element::from_canonical(b"1"));
+        Op { dot: Dot::new(ReplicaId::from_random(1), Seq(seq)), body }
+    }
+
+    fn seqs<'a>(ops: impl Iterator<Item = &'a Op>) -> Vec<u64> {
+        ops.map(|op| op.dot.seq.0).collect()
+    }
+
+    #[test]
+    fn as_many_operations_are_kept_as_fit() {
+        let (mut recent, begin) = (Recent::default(), OpCursor::default());
+        recent.prepare(&VersionVector::new());
+        let limit = 3 * op(1).weight();
+        for seq in 1..=3 {
+            recent.push(&op(seq), limit);
+        }
+        assert_eq!(seqs(recent.since(begin).unwrap()), [1, 2, 3], "just as much as there may be");
+        for seq in 4..=6 {
+            recent.push(&op(seq), limit);
+            assert_eq!(recent.since(begin.after(3)).map(seqs), Some((4..=seq).collect()));
+        }
+        assert!(recent.since(begin.after(2)).is_none(), "the third is gone");
+        assert!(recent.since(begin.after(7)).is_none(), "nobody can be there yet");
+        let held = |seq| [(ReplicaId::from_random(1), Seq(seq))].into_iter().collect::<VersionVector>();
+        assert_eq!(recent.lacking(&held(5)).map(seqs), Some(vec![6]));
+        assert_eq!(recent.lacking(&held(3)).map(seqs), Some(vec![4, 5, 6]));
+        assert!(recent.lacking(&held(2)).is_none(), "he lacks one that is gone");
+    }
+
+    #[test]
+    fn nobodys_place_is_before_what_comes_after_a_gap() {
+        let mut recent = Recent::default();
+        recent.prepare(&VersionVector::new());
+        recent.push(&op(1), 1000);
+        let here = recent.end();
+        assert_eq!(recent.since(here).map(seqs), Some(vec![]));
+        recent.clear();
+        assert!(recent.since(here).is_none());
+        assert!(recent.lacking(&VersionVector::new()).is_none());
+        let here = recent.end();
+        recent.push(&op(2), 0);
+        assert!(recent.since(here).is_none(), "nothing is kept");
+    }
+}

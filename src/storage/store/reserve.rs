@@ -49,3 +49,25 @@ pub fn set_aside(disk: &dyn Disk, dir: &Path) {
     }
     let _ = disk.remove(&path);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+    use crate::storage::disk::RealDisk;
+
+    #[test]
+    fn the_reserve_is_made_once_and_again_when_it_is_too_short() {
+        let dir = tempfile::tempdir().unwrap();
+        let found = || std::fs::metadata(path(dir.path())).unwrap();
+        set_aside(&RealDisk, dir.path());
+        let made = found();
+        assert_eq!(made.len(), FULL_BYTES);
+        set_aside(&RealDisk, dir.path());
+        assert_eq!(found().ino(), made.ino(), "it is there already");
+        std::fs::write(path(dir.path()), b"short").unwrap();
+        set_aside(&RealDisk, dir.path());
+        assert_eq!(found().len(), FULL_BYTES);
+    }
+}

@@ -344,3 +344,26 @@ fn files_are_for_their_owner_alone_and_their_size_is_told() {
     assert_eq!(mode(&index.dir().join("conf")), 0o600);
     assert_eq!(mode(&store.path().join("index.state")), 0o600);
 }
+
+#[test]
+fn an_index_that_is_distrusted_is_not_opened_again() {
+    let store = store(true);
+    home_in(store.path()).distrust();
+    assert!(home_in(store.path()).open(true).is_err());
+}
+
+#[test]
+fn this_boot_has_the_kernels_name() {
+    if std::env::var_os("ORSET_BOOT_ID").is_none() {
+        let kernels = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+        assert_eq!(current_boot_id().as_deref(), kernels.as_deref().map(str::trim));
+    }
+}
+
+#[test]
+fn only_a_refusal_is_one() {
+    let denied =
+        |kind: std::io::ErrorKind| super::super::sled_files::io_error("open", &PathBuf::new())(kind.into()).is_denied();
+    assert!(denied(std::io::ErrorKind::PermissionDenied));
+    assert!(!denied(std::io::ErrorKind::NotFound));
+}

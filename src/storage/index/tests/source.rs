@@ -70,3 +70,23 @@ fn an_index_that_has_lost_nine_tenths_is_outgrown_and_its_replacement_is_not() {
     assert!(!is_outgrown(&size(new.as_ref()), SLACK), "{:?}", size(new.as_ref()));
     assert!(new.disk_bytes() < old.disk_bytes() / 3);
 }
+
+#[test]
+fn where_there_is_no_index_none_is_closed() {
+    assert_eq!(NoIndex.close().unwrap(), None);
+    assert_eq!(MemorySource.close().unwrap(), None);
+    assert_eq!((NoIndex.noted(), MemorySource.noted()), (None, None));
+    assert!(NoIndex.discard_replaced());
+}
+
+#[test]
+fn an_index_that_its_source_distrusts_is_not_opened_again() {
+    let store = tempfile::tempdir().unwrap();
+    let mut source = SledSource::new(store.path());
+    let index = filled(&mut source, 2);
+    source.note(at(1)).unwrap();
+    source.distrust();
+    drop(index);
+    drop(source);
+    assert!(SledSource::new(store.path()).open(false).is_err());
+}
