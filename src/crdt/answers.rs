@@ -379,7 +379,7 @@ mod tests {
         // What is left is filled by lists of no tag and lists of one: 16 and 36 bytes.
         let (list, run) = (size_of::<TagList>(), size_of::<Run>());
         let rest = MAX_ANSWERS_BYTES - answers.bytes - ENTRY_BYTES;
-        let runs = (0..list).find(|runs| (rest - runs * (list + run)) % list == 0).unwrap();
+        let runs = (0..list).find(|runs| (rest - runs * (list + run)).is_multiple_of(list)).unwrap();
         let lists = (rest - runs * run) / list;
         let one: TagList = [tag(1, 2)].into_iter().collect();
         let list = |n: usize| if n < runs { one.clone() } else { TagList::default() };
