@@ -113,11 +113,8 @@ pub fn settle(store: &mut Store, source: &mut dyn IndexSource) {
             index.apply(&batch.changes, batch.position).expect("the index takes its changes");
         }
         if let Some(snapshot) = store.take_rebuild() {
-            let position = orset::storage::IndexPosition {
-                lsn: snapshot.header().lsn,
-                checksum: snapshot.header().frame_checksum,
-            };
-            match source.rebuild(orset::crdt::Base::records(snapshot.as_ref(), &[]), position) {
+            let records = orset::crdt::Base::records(snapshot.as_ref(), &[]);
+            match source.rebuild(records, snapshot.header().position()) {
                 Ok(index) => store.swap_index(index),
                 // There is none on purpose.
                 Err(_) => store.rebuild_failed(),

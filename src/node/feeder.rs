@@ -180,8 +180,6 @@ impl Worker {
     }
 
     fn rebuild(&mut self, snapshot: &Arc<Snapshot>) {
-        let header = snapshot.header();
-        let position = IndexPosition { lsn: header.lsn, checksum: header.frame_checksum };
         let records = snapshot.records(&[]).enumerate().map(|(n, record)| {
             if self.stopping.load(Ordering::Relaxed) {
                 return Err(BaseError("the node stops".into()));
@@ -191,7 +189,7 @@ impl Worker {
             }
             record
         });
-        match self.source.rebuild(Box::new(records), position) {
+        match self.source.rebuild(Box::new(records), snapshot.header().position()) {
             Ok(index) => {
                 self.index = Some(Arc::clone(&index));
                 self.noted_position = IndexPosition::default();

@@ -15,8 +15,7 @@ use crate::storage::compaction::CompactionPlan;
 use crate::storage::disk::{Kept, MemDisk};
 use crate::storage::store::FeedBatch;
 use crate::storage::{
-    Index, IndexOutcome, IndexPosition, IndexSource, Lsn, NoIndex, Snapshot, Store, StoreError, StoreLimits,
-    StoreOptions,
+    Index, IndexOutcome, IndexSource, Lsn, NoIndex, Snapshot, Store, StoreError, StoreLimits, StoreOptions,
 };
 
 /// Where a slot's store lies on its disk.
@@ -403,9 +402,7 @@ impl Slot {
             running.rebuild = Some((now_ms + running.lag_ms, snapshot));
         }
         if let Some((_, snapshot)) = running.rebuild.take_if(|(at, _)| *at <= now_ms) {
-            let header = snapshot.header();
-            let position = IndexPosition { lsn: header.lsn, checksum: header.frame_checksum };
-            match running.source.rebuild(snapshot.records(&[]), position) {
+            match running.source.rebuild(snapshot.records(&[]), snapshot.header().position()) {
                 Ok(index) => store.swap_index(index),
                 Err(_) => store.rebuild_failed(),
             }

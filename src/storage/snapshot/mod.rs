@@ -24,6 +24,7 @@ pub use writer::{write, write_in_steps};
 
 use super::Lsn;
 use super::codec::Context;
+use super::index::IndexPosition;
 use crate::crdt::ReplicaId;
 
 const MAGIC: [u8; 8] = *b"ORSETSNP";
@@ -50,6 +51,13 @@ pub struct SnapshotHeader {
     pub own: Option<ReplicaId>,
     /// Vector, floor, incarnations.
     pub context: Context,
+}
+
+impl SnapshotHeader {
+    /// Where an index stands that has just these records.
+    pub fn position(&self) -> IndexPosition {
+        IndexPosition { lsn: self.lsn, checksum: self.frame_checksum }
+    }
 }
 
 #[derive(Encode, Decode)]
