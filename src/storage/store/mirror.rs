@@ -48,10 +48,6 @@ impl Store {
 
     /// How many records there are below the memtable.
     fn stored_tags(&self) -> u64 {
-        match (self.index.current(), &self.snapshot) {
-            (Some(index), _) => index.counts().tags,
-            (None, Some(snapshot)) => snapshot.counts().tags,
-            (None, None) => 0,
-        }
+        self.index.current().map_or(self.index.below(), |index| index.counts()).tags
     }
 }

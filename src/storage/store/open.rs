@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::counts::count;
-use super::feed::{FeedBatch, IndexState};
+use super::feed::IndexState;
 use super::pending::Pending;
 use super::recent::Recent;
 use super::reserve;
@@ -353,8 +353,7 @@ fn build_index(
             let below = replay.snapshot.as_ref().map_or_else(Counts::default, |snapshot| snapshot.counts());
             let mut feed = IndexState::missing(snapshot_wanted.unwrap_or_default(), below);
             feed.laid(joined, replay.lsn);
-            let changes = replay.state.memtable.changes().map(|(key, change)| (key.clone(), change.clone()));
-            feed.push(FeedBatch { changes: changes.collect(), position });
+            replay.feed.drain(..).for_each(|batch| feed.push(batch));
             let outcome = IndexOutcome::Absent(error.to_string());
             Ok(Built { base: snapshot, index: feed, outcome, counts, uncounted_changes: 0, snapshot_wanted })
         }
