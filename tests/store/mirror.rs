@@ -70,9 +70,9 @@ fn a_small_set_is_read_from_memory_and_shows_what_is_stored() {
         for step in 0..300 {
             let n = rng.u64(0..40);
             if rng.u8(0..3) == 0 {
-                remove(&mut store, n)
+                take(&mut store, n)
             } else {
-                add(&mut store, n)
+                put(&mut store, n)
             }
             assert!(!reads_the_index(&store, &reads), "step {step} after start {restart}");
         }
