@@ -393,4 +393,18 @@ mod tests {
         assert_eq!(staged.news(&vv).collect::<Vec<_>>(), [&records[1]]);
         assert_eq!(staged.news(&VersionVector::new()).count(), 2);
     }
+
+    #[test]
+    fn a_record_that_came_again_is_read_once() {
+        let replica = ReplicaId::from_random(3);
+        let records = [2, 3].map(|n| (Element::from_canonical(b"1"), Dot::new(replica, Seq(n)))).to_vec();
+        let part =
+            |records: &[(Element, Tag)]| JoinPart { join: JoinId(1), records: records.to_vec(), live: Vec::new() };
+        let mut staged = Staged::new(JoinId(1));
+        staged.add(&part(&records[..1]));
+        staged.keep(|_, _| Arc::new(Kept(records[..1].to_vec())));
+        staged.add(&part(&records));
+        let tags: Vec<Tag> = staged.records(&[]).map(|record| record.unwrap().tag()).collect();
+        assert_eq!(tags, [records[0].1, records[1].1]);
+    }
 }

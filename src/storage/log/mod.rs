@@ -149,3 +149,6 @@ impl LogWriter {
         &self.segment
     }
 }
+
+#[cfg(test)]
+mod tests;

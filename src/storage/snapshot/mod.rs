@@ -202,6 +202,9 @@ mod tests {
         let mut few = records()[..3].to_vec();
         assert!(write(&header(3), few.clone()).is_ok());
         assert!(write(&header(4), few.clone()).is_err(), "a floor above the vector");
+        few.insert(1, few[1].clone());
+        assert!(write(&header(3), few.clone()).is_err(), "twice in a block");
+        few.remove(1);
         few.swap(1, 2);
         assert!(write(&header(3), few).is_err(), "out of order in a block");
         let mut many = records();
