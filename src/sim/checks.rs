@@ -12,6 +12,7 @@ use crate::storage::log::SegmentBytes;
 use crate::storage::log::segment::{file_name, parse_file_name};
 use crate::storage::manifest::Manifest;
 use crate::storage::replay::log_dir;
+use crate::storage::store::reserve_path;
 use crate::storage::{NoIndex, Store, StoreError};
 
 impl Slot {
@@ -103,6 +104,10 @@ impl Slot {
     pub fn check_by_power_cut(&self, book: &Book) {
         let other =
             Slot { disk: self.disk.after_cut(Kept::Nothing), limits: self.limits, ..Slot::new(self.id.clone(), false) };
+        if !other.has_reserve() {
+            // A disk that was full at the last start may be so at the next, which fails then, until somebody makes room.
+            other.disk.set_capacity(None);
+        }
         let store = match other.open_bare() {
             Ok(store) => store,
             Err(error) => Rule::Durable.broken(&format!("{} would not start after a power cut now: {error}", self.id)),
@@ -147,6 +152,11 @@ impl Slot {
         let Some(running) = &mut self.running else { return };
         let closed = running.replica.store_mut().commit().is_err();
         Rule::Recovery.must(closed, || format!("{}: a write has failed, and the store goes on", self.id));
+    }
+
+    /// Whether room for a start on a full disk is set aside.
+    pub fn has_reserve(&self) -> bool {
+        self.disk.open(&reserve_path(Path::new(DIR))).and_then(|file| file.len()).is_ok_and(|bytes| bytes > 0)
     }
 
     /// Opens the store for a look, without its index.

@@ -119,7 +119,11 @@ impl Cluster {
         let (seed, lag) = (self.rng.u64(..), self.rng.u64(0..=self.max_lag_ms));
         let now = self.now;
         self.note(|| format!("{} starts", self.name(slot)));
-        let found = self.slots[slot].open(&mut self.oracle.book, seed, now, lag)?;
+        let has_reserve = self.slots[slot].has_reserve();
+        let found = self.slots[slot].open(&mut self.oracle.book, seed, now, lag);
+        let for_room = found.as_ref().is_err_and(StoreError::is_disk_full);
+        Rule::Recovery.must(!(for_room && has_reserve), || format!("{}: the reserve was of no use", self.name(slot)));
+        let found = found?;
         self.tally.starts += 1;
         self.tally.torn_tails += u64::from(found.torn_tail_bytes > 0);
         self.tally.indexes_trusted += u64::from(found.index_trusted);

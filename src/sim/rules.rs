@@ -9,7 +9,7 @@
 //! | 5 | every operation and every start | [`Book::make`], [`Book::begin`] |
 //! | 6 | every 32nd commit, and every start | [`Slot::check_index`] |
 //! | 7 | every damaged log | [`Cluster::damage`] |
-//! | 8 | every start, and after every failed write | [`Cluster::start`], [`Slot::check_poisoned`] |
+//! | 8 | every start (on a full disk too, if a reserve is there), and after every failed write | [`Cluster::start`], [`Slot::check_poisoned`] |
 //! | 10 | two runs of one seed, in a test | [`trace`] |
 //! | 14 | every start, and with 1 | [`Names::found_in`], [`Names::check`] |
 //!

@@ -30,6 +30,7 @@ pub use delta::Delta;
 pub use feed::FeedBatch;
 pub use open::{IndexOutcome, Recovery};
 pub use recent::OpCursor;
+pub use reserve::path as reserve_path;
 
 use super::Lsn;
 use super::codec;

@@ -13,7 +13,8 @@ use crate::storage::error::StoreError;
 const SLACK_BYTES: u64 = 64 << 10;
 const FULL_BYTES: u64 = MAX_BATCH_BYTES as u64 + SLACK_BYTES;
 
-fn path(dir: &Path) -> PathBuf {
+/// Where it lies in the store at `dir`.
+pub fn path(dir: &Path) -> PathBuf {
     dir.join("reserve")
 }
 
@@ -32,7 +33,7 @@ pub fn write_with_reserve<T>(
     }
 }
 
-/// Sets aside as much of the reserve as there is room for.
+/// Sets aside as much of the reserve as there is room for, so that it is there after a power cut too.
 pub fn set_aside(disk: &dyn Disk, dir: &Path) {
     let path = path(dir);
     if disk.open(&path).and_then(|file| file.len()).is_ok_and(|length| length >= FULL_BYTES) {
@@ -40,12 +41,14 @@ pub fn set_aside(disk: &dyn Disk, dir: &Path) {
     }
     for slack in 0..FULL_BYTES / SLACK_BYTES {
         let bytes = FULL_BYTES - slack * SLACK_BYTES;
-        if disk.create(&path).and_then(|file| file.allocate(bytes)).is_ok() {
-            if bytes < FULL_BYTES {
-                tracing::warn!("the disk is nearly full: only {bytes} bytes could be set aside for the next start");
-            }
-            return;
+        let Ok(file) = disk.create(&path).and_then(|file| file.allocate(bytes).map(|()| file)) else { continue };
+        if bytes < FULL_BYTES {
+            tracing::warn!("the disk is nearly full: only {bytes} bytes could be set aside for the next start");
         }
+        if let Err(error) = file.sync().and_then(|()| disk.sync_dir(dir)) {
+            tracing::warn!("what was set aside for the next start may not outlive a power cut: {error}");
+        }
+        return;
     }
     let _ = disk.remove(&path);
 }
@@ -55,7 +58,7 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
-    use crate::storage::disk::RealDisk;
+    use crate::storage::disk::{Kept, MemDisk, RealDisk};
 
     #[test]
     fn the_reserve_is_made_once_and_again_when_it_is_too_short() {
@@ -69,5 +72,15 @@ mod tests {
         std::fs::write(path(dir.path()), b"short").unwrap();
         set_aside(&RealDisk, dir.path());
         assert_eq!(found().len(), FULL_BYTES);
+    }
+
+    #[test]
+    fn the_reserve_outlives_a_power_cut() {
+        let (disk, dir) = (MemDisk::default(), Path::new("/store"));
+        disk.create_dir(dir).unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
+        set_aside(&disk, dir);
+        let after = disk.after_cut(Kept::Nothing);
+        assert_eq!(after.open(&path(dir)).unwrap().len().unwrap(), FULL_BYTES);
     }
 }
