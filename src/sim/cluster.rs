@@ -122,7 +122,8 @@ impl Cluster {
         let has_reserve = self.slots[slot].has_reserve();
         let found = self.slots[slot].open(&mut self.oracle.book, seed, now, lag);
         let for_room = found.as_ref().is_err_and(StoreError::is_disk_full);
-        Rule::Recovery.must(!(for_room && has_reserve), || format!("{}: the reserve was of no use", self.name(slot)));
+        let excused = !has_reserve || self.excused(slot);
+        Rule::Recovery.must(!for_room || excused, || format!("{}: the reserve was of no use", self.name(slot)));
         let found = found?;
         self.tally.starts += 1;
         self.tally.torn_tails += u64::from(found.torn_tail_bytes > 0);
@@ -388,16 +389,22 @@ impl Cluster {
         }
     }
 
+    /// Whether a slot's disk was meant to fail by now.
+    fn excused(&self, slot: usize) -> bool {
+        let s = &self.slots[slot];
+        s.doomed.is_some() || s.disk.faults_met() > 0
+    }
+
     /// The process ends because its store has failed.
     fn died_of(&mut self, slot: usize, error: &StoreError) {
         self.note(|| format!("{} ends: {error}", self.name(slot)));
         self.slots[slot].check_poisoned();
-        let s = &self.slots[slot];
-        let excused = s.doomed.is_some() || s.disk.faults_met() > 0 || error.is_disk_full();
+        let excused = self.excused(slot) || error.is_disk_full();
         Rule::Recovery.must(excused, || format!("{} fails on a sound disk: {error}", self.name(slot)));
         self.tally.disk_full += u64::from(error.is_disk_full());
-        self.tally.crashes_at_io += u64::from(s.doomed.is_some());
-        let crash = s.doomed.unwrap_or(Crash::Kill);
+        let doomed = self.slots[slot].doomed;
+        self.tally.crashes_at_io += u64::from(doomed.is_some());
+        let crash = doomed.unwrap_or(Crash::Kill);
         self.crash(slot, crash);
     }
 
