@@ -200,6 +200,8 @@ impl Image {
         };
         lose(&mut image);
         image.forget_nameless();
+        // A removal that was not durable had freed nothing yet.
+        image.capacity_bytes = image.capacity_bytes.map(|capacity| capacity.max(image.used()));
         MemDisk(Arc::new(Mutex::new(image)))
     }
 
