@@ -13,8 +13,9 @@ const MAX_RESENDS: u32 = 4;
 /// See the module's text.
 pub struct Peer {
     pub name: NodeId,
-    /// Its last known process.
+    /// The process that was heard last, and the one before it.
     incarnation: Option<ReplicaId>,
+    earlier: Option<ReplicaId>,
     /// What it last said that it holds. A hint: it may have lost it since, or hold more.
     pub known: VersionVector,
     /// What it was sent: everything before, but for what it was known to hold and what had been spread.
@@ -52,6 +53,7 @@ impl Peer {
         Self {
             name,
             incarnation: None,
+            earlier: None,
             known: VersionVector::new(),
             sent: OpCursor::default(),
             heard_ms: None,
@@ -64,7 +66,10 @@ impl Peer {
         }
     }
 
-    /// It has said something. Says whether it is another process than before.
+    /// It has said something. Says whether it is a new process, which may have lost what the one before it was sent.
+    ///
+    /// If the one before is heard once more, that is a late word, or two of them run under one name: then each word would
+    /// seem to come from another process than the last.
     pub fn heard(&mut self, incarnation: ReplicaId, now_ms: u64) -> bool {
         self.heard_ms = Some(now_ms);
         self.suspected = None;
@@ -72,7 +77,12 @@ impl Peer {
         if let Some(unacknowledged) = &mut self.unacknowledged {
             unacknowledged.in_silence = 0;
         }
-        self.incarnation.replace(incarnation).is_some_and(|before| before != incarnation)
+        if self.incarnation == Some(incarnation) {
+            return false;
+        }
+        let is_back = self.earlier == Some(incarnation);
+        self.earlier = self.incarnation.replace(incarnation);
+        self.earlier.is_some() && !is_back
     }
 
     /// What it last said that it holds, if that was the process `incarnation`, which holds it still.

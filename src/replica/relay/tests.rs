@@ -296,3 +296,18 @@ fn who_greets_or_is_another_process_has_lost_what_it_was_sent() {
     assert_eq!(relay.unsent_from(Place(0)), end(0));
     assert!(relay.push_is_due(1_100));
 }
+
+#[test]
+fn two_processes_under_one_name_are_not_sent_everything_at_each_of_their_words() {
+    let mut relay = at(3);
+    relay.heard(Place(0), process(77), 900, end(0));
+    relay.heard(Place(0), process(78), 901, end(0));
+    relay.pushed(&[op(3, 1)], end(1), 1_000);
+    for word in 0..20 {
+        relay.heard(Place(0), process(77 + word % 2), 1_001, end(1));
+        assert_eq!(relay.unsent_from(Place(0)), end(1), "word {word}");
+    }
+    relay.heard(Place(0), process(77), 999 + PATIENCE, end(1));
+    tick(&mut relay, 1_000 + PATIENCE);
+    assert_eq!(relay.unsent_from(Place(0)), end(0), "not acknowledged in time");
+}
