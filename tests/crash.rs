@@ -230,6 +230,21 @@ fn on_a_full_disk_the_store_stops_and_still_starts() {
     assert_eq!(disk.files(), before, "and then nothing changes");
 }
 
+/// Found by the simulation: only the manifest is written then.
+#[test]
+fn a_start_on_a_full_disk_after_a_clean_stop_may_find_no_index() {
+    let disk = MemDisk::default();
+    let mut known = Acknowledged::default();
+    let (mut store, _) = open(&disk, 1, &mut MemorySource).unwrap();
+    work(&mut store, &mut known, 5).unwrap();
+    let position = store.index().unwrap().position();
+    store.close(Some(position)).unwrap();
+    disk.set_capacity(Some(disk.used_bytes()));
+    let (store, recovery) = open(&disk, 2, &mut MemorySource).unwrap();
+    assert!(recovery.clean);
+    known.check(&live(&store), "on the full disk");
+}
+
 trait RemoveReserve {
     fn remove_reserve(&self);
 }

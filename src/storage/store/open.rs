@@ -315,7 +315,8 @@ fn build_index(
     if let Some(clean) = &mut replay.manifest.clean
         && std::mem::take(&mut clean.index)
     {
-        replay.manifest.write(disk, dir)?;
+        reserve::write_with_reserve(disk, dir, || replay.manifest.write(disk, dir))?;
+        reserve::set_aside(disk, dir);
     }
     if let Some(snapshot) = &replay.snapshot
         && snapshot.counts().tags > max_records
