@@ -9,9 +9,12 @@
 //!
 //! There are two generations, so that the base can take over the elder in the background and memory is then freed in
 //! one stroke: new changes always go to the younger.
+//!
+//! While nobody looks anything up here, since all records are in a [mirror](super::mirror), changes are only
+//! [appended](Memtable::append), which costs a tenth of finding the place for each.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::btree_map::{Entry, Range};
 use std::iter::Peekable;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -36,6 +39,9 @@ pub struct BaseError(pub Box<dyn std::error::Error + Send + Sync>);
 /// Records in key order, none twice.
 pub type Records<'a> = Box<dyn Iterator<Item = Result<Record, BaseError>> + 'a>;
 
+/// Changes in key order, none twice.
+pub type Changes<'a> = Box<dyn Iterator<Item = (&'a RecordKey, &'a Change)> + 'a>;
+
 /// Something with sorted records: a snapshot, an index, nothing.
 pub trait Base {
     /// The records whose key is at least `from`, in key order.
@@ -52,52 +58,108 @@ impl Base for EmptyBase {
     }
 }
 
-type Generation = BTreeMap<RecordKey, Change>;
+/// Changes, and what they cost.
+#[derive(Clone, Debug, Default)]
+struct Generation {
+    sorted: BTreeMap<RecordKey, Change>,
+    /// Those after them, in the order made.
+    appended: Vec<(RecordKey, Change)>,
+    bytes: usize,
+}
+
+impl Generation {
+    fn insert(&mut self, key: RecordKey, change: Change) {
+        match self.sorted.entry(key) {
+            Entry::Vacant(entry) => {
+                self.bytes += weight(entry.key(), &change);
+                entry.insert(change);
+            }
+            Entry::Occupied(mut entry) => {
+                self.bytes -= weight(entry.key(), entry.get());
+                self.bytes += weight(entry.key(), &change);
+                entry.insert(change);
+            }
+        }
+    }
+
+    fn append(&mut self, key: RecordKey, change: Change) {
+        self.bytes += weight(&key, &change);
+        self.appended.push((key, change));
+    }
+
+    fn sort(&mut self) {
+        if !self.appended.is_empty() {
+            // Of a key's changes, the last one stays.
+            self.sorted.append(&mut self.appended.drain(..).collect());
+            self.appended = Vec::new();
+            self.bytes = self.sorted.iter().map(|(key, change)| weight(key, change)).sum();
+        }
+    }
+
+    fn retain(&mut self, stays: impl Fn(&RecordKey) -> bool) {
+        self.sort();
+        self.sorted.retain(|key, change| {
+            let stays = stays(key);
+            self.bytes -= if stays { 0 } else { weight(key, change) };
+            stays
+        });
+    }
+
+    fn len(&self) -> usize {
+        self.sorted.len() + self.appended.len()
+    }
+
+    fn from(&self, from: &[u8]) -> Range<'_, RecordKey, Change> {
+        self.sorted.range::<[u8], _>((Bound::Included(from), Bound::Unbounded))
+    }
+}
 
 /// See the module's text.
 #[derive(Clone, Debug, Default)]
 pub struct Memtable {
     elder: Generation,
     younger: Generation,
-    elder_bytes: usize,
-    younger_bytes: usize,
     /// State deltas laid over it all, oldest first.
     joined: Vec<Arc<Joined>>,
 }
 
-/// What a map's entry costs beyond what its key and element have on the heap: its share of B-tree nodes, which are two
-/// thirds full.
-const ENTRY_BYTES: usize = size_of::<(RecordKey, Change)>() * 3 / 2;
+/// What a map's entry costs beyond what it has on the heap: its share of B-tree nodes, which are two thirds full.
+pub(super) const fn share_of_nodes<Entry>() -> usize {
+    size_of::<Entry>() * 3 / 2
+}
 
-/// What an entry of a map costs.
-pub(super) fn overhead_of(key: &RecordKey, long_element: Option<&Element>) -> usize {
-    ENTRY_BYTES + key.heap_bytes() + long_element.map_or(0, |element| element.as_bytes().len())
+/// What a key and an element have on the heap.
+pub(super) fn heap_bytes(key: &RecordKey, long_element: Option<&Element>) -> usize {
+    key.heap_bytes() + long_element.map_or(0, |element| element.as_bytes().len())
 }
 
 /// What a change costs.
 fn weight(key: &RecordKey, change: &Change) -> usize {
-    overhead_of(key, if let Change::Put(long_element) = change { long_element.as_ref() } else { None })
+    let long_element = if let Change::Put(long_element) = change { long_element.as_ref() } else { None };
+    share_of_nodes::<(RecordKey, Change)>() + heap_bytes(key, long_element)
 }
 
 impl Memtable {
     /// Takes in a change.
     pub fn insert(&mut self, key: RecordKey, change: Change) {
-        match self.younger.entry(key) {
-            Entry::Vacant(entry) => {
-                self.younger_bytes += weight(entry.key(), &change);
-                entry.insert(change);
-            }
-            Entry::Occupied(mut entry) => {
-                self.younger_bytes -= weight(entry.key(), entry.get());
-                self.younger_bytes += weight(entry.key(), &change);
-                entry.insert(change);
-            }
-        }
+        self.younger.sort();
+        self.younger.insert(key, change);
+    }
+
+    /// Takes in a change in no time, but whoever looks something up then sorts all that were taken in like that.
+    pub fn append(&mut self, key: RecordKey, change: Change) {
+        self.younger.append(key, change);
+    }
+
+    /// Sorts what was [appended](Memtable::append).
+    pub fn sort(&mut self) {
+        self.elder.sort();
+        self.younger.sort();
     }
 
     /// About how much memory it takes.
     pub fn bytes(&self) -> usize {
-        self.elder_bytes + self.younger_bytes + self.joined.iter().map(|joined| joined.bytes()).sum::<usize>()
+        self.elder.bytes + self.younger.bytes + self.joined.iter().map(|joined| joined.bytes()).sum::<usize>()
     }
 
     /// Lays a state delta over what there is and will be.
@@ -115,15 +177,8 @@ impl Memtable {
     pub fn drop_joined(&mut self, count: usize) {
         let joined: Vec<Arc<Joined>> = self.joined.drain(..count).collect();
         let stays = |key: &RecordKey| !joined.iter().any(|joined| joined.drops(key.tag()));
-        for (generation, bytes) in
-            [(&mut self.elder, &mut self.elder_bytes), (&mut self.younger, &mut self.younger_bytes)]
-        {
-            generation.retain(|key, change| {
-                let stays = stays(key);
-                *bytes -= if stays { 0 } else { weight(key, change) };
-                stays
-            });
-        }
+        self.elder.retain(stays);
+        self.younger.retain(stays);
     }
 
     /// The same state deltas laid over nothing else.
@@ -148,33 +203,34 @@ impl Memtable {
     /// # Panics
     /// If there is an elder: it must have been dropped first.
     pub fn age(&mut self) {
-        assert!(self.elder.is_empty(), "the elder generation is still needed");
+        assert!(!self.has_elder(), "the elder generation is still needed");
         self.elder = std::mem::take(&mut self.younger);
-        self.elder_bytes = std::mem::take(&mut self.younger_bytes);
     }
 
     /// Forgets the elder generation: the base has all of it.
     pub fn drop_elder(&mut self) {
-        self.elder = Generation::new();
-        self.elder_bytes = 0;
+        self.elder = Generation::default();
     }
 
     /// Whether there is an elder generation.
     pub fn has_elder(&self) -> bool {
-        !self.elder.is_empty()
+        self.elder.len() > 0
     }
 
     /// All changes in key order, each key once.
-    pub fn changes(&self) -> impl Iterator<Item = (&RecordKey, &Change)> {
-        Overlaid { elder: self.elder.iter().peekable(), younger: self.younger.iter().peekable() }
+    pub fn changes(&self) -> Changes<'_> {
+        self.changes_from(&[])
     }
 
-    fn changes_from<'a>(&'a self, from: &[u8]) -> impl Iterator<Item = (&'a RecordKey, &'a Change)> + use<'a> {
-        let bound = (Bound::Included(from), Bound::<&[u8]>::Unbounded);
-        Overlaid {
-            elder: self.elder.range::<[u8], _>(bound).peekable(),
-            younger: self.younger.range::<[u8], _>(bound).peekable(),
-        }
+    fn changes_from<'a>(&'a self, from: &[u8]) -> Changes<'a> {
+        let sorted = Overlaid::new(self.elder.from(from), self.younger.from(from));
+        let appended: BTreeMap<&RecordKey, &Change> = [&self.elder, &self.younger]
+            .into_iter()
+            .flat_map(|generation| &generation.appended)
+            .filter(|(key, _)| key.as_bytes() >= from)
+            .map(|(key, change)| (key, change))
+            .collect();
+        if appended.is_empty() { Box::new(sorted) } else { Box::new(Overlaid::new(sorted, appended.into_iter())) }
     }
 
     /// The live records on top of `base` from the key `from` on, in key order.
@@ -208,36 +264,46 @@ pub(super) fn merged<'a>(one: Records<'a>, other: Records<'a>) -> Records<'a> {
     }))
 }
 
-/// Both generations in key order; for a key in both, a deletion wins, and else they agree.
-struct Overlaid<'a, I: Iterator<Item = (&'a RecordKey, &'a Change)>> {
-    elder: Peekable<I>,
-    younger: Peekable<I>,
+/// Older and newer changes in key order; for a key in both, a deletion wins, and else they agree.
+struct Overlaid<I: Iterator, J: Iterator> {
+    older: Peekable<I>,
+    newer: Peekable<J>,
 }
 
-impl<'a, I: Iterator<Item = (&'a RecordKey, &'a Change)>> Iterator for Overlaid<'a, I> {
+impl<I: Iterator, J: Iterator> Overlaid<I, J> {
+    fn new(older: I, newer: J) -> Self {
+        Self { older: older.peekable(), newer: newer.peekable() }
+    }
+}
+
+impl<'a, I, J> Iterator for Overlaid<I, J>
+where
+    I: Iterator<Item = (&'a RecordKey, &'a Change)>,
+    J: Iterator<Item = (&'a RecordKey, &'a Change)>,
+{
     type Item = (&'a RecordKey, &'a Change);
 
     fn next(&mut self) -> Option<Self::Item> {
-        match (self.elder.peek(), self.younger.peek()) {
-            (Some((elder, _)), Some((younger, _))) if elder < younger => self.elder.next(),
-            (Some((elder, _)), Some((younger, _))) if elder == younger => {
-                let (_, change) = self.elder.next()?;
-                let newer = self.younger.next()?;
+        match (self.older.peek(), self.newer.peek()) {
+            (Some((older, _)), Some((newer, _))) if older < newer => self.older.next(),
+            (Some((older, _)), Some((newer, _))) if older == newer => {
+                let (_, change) = self.older.next()?;
+                let newer = self.newer.next()?;
                 Some(if *change == Change::Delete { (newer.0, change) } else { newer })
             }
-            (Some(_), None) => self.elder.next(),
-            _ => self.younger.next(),
+            (Some(_), None) => self.older.next(),
+            _ => self.newer.next(),
         }
     }
 }
 
 /// Base and changes merged.
-struct Live<'a, I: Iterator<Item = (&'a RecordKey, &'a Change)>> {
+struct Live<'a> {
     base: Peekable<Records<'a>>,
-    changes: Peekable<I>,
+    changes: Peekable<Changes<'a>>,
 }
 
-impl<'a, I: Iterator<Item = (&'a RecordKey, &'a Change)>> Iterator for Live<'a, I> {
+impl Iterator for Live<'_> {
     type Item = Result<Record, BaseError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -276,7 +342,7 @@ mod tests {
     #[test]
     fn its_size_is_that_of_both_generations_and_the_elder_goes_as_a_whole() {
         let [short, long, newer] = [(3, 2), (500, 3), (4, 4)].map(|(bytes, seq)| record(bytes, seq));
-        let size = |record: &Record| ENTRY_BYTES + record.key.heap_bytes();
+        let size = |record: &Record| share_of_nodes::<(RecordKey, Change)>() + record.key.heap_bytes();
         let mut memtable = Memtable::default();
         assert!(memtable.is_empty() && memtable.bytes() == 0);
         put(&mut memtable, &short);
@@ -291,6 +357,41 @@ mod tests {
         assert_eq!((memtable.bytes(), memtable.len(), memtable.has_elder()), (size(&newer), 1, false));
         let keys: Vec<_> = memtable.changes().map(|(key, _)| key.clone()).collect();
         assert_eq!(keys, [newer.key]);
+    }
+
+    #[test]
+    fn what_was_appended_is_seen_like_what_was_inserted() {
+        const SEED: u64 = 3;
+        println!("seed {SEED}");
+        let mut rng = fastrand::Rng::with_seed(SEED);
+        let records: Vec<Record> = (2..30).map(|seq| record(1 + seq as usize % 3 * 60, seq)).collect();
+        let (mut inserted, mut appended) = (Memtable::default(), Memtable::default());
+        for step in 0..2_000 {
+            let Record { key, long_element } = &records[rng.usize(..records.len())];
+            let removed = inserted.changes().any(|(k, change)| k == key && *change == Change::Delete);
+            let change = if removed || rng.bool() { Change::Delete } else { Change::Put(long_element.clone()) };
+            inserted.insert(key.clone(), change.clone());
+            if rng.bool() {
+                appended.append(key.clone(), change);
+            } else {
+                appended.insert(key.clone(), change);
+            }
+            match rng.u8(..40) {
+                0 if inserted.has_elder() => [&mut inserted, &mut appended].map(Memtable::drop_elder),
+                0 => [&mut inserted, &mut appended].map(Memtable::age),
+                1 => [&mut inserted, &mut appended].map(Memtable::sort),
+                _ => [(), ()],
+            };
+            let seen =
+                |memtable: &Memtable| -> Vec<_> { memtable.changes().map(|(k, c)| (k.clone(), c.clone())).collect() };
+            assert_eq!(seen(&inserted), seen(&appended), "step {step}");
+            let from = records[rng.usize(..records.len())].key.as_bytes();
+            let live = |memtable: &Memtable| memtable.over(&EmptyBase, from).map(Result::unwrap).collect::<Vec<_>>();
+            assert_eq!(live(&inserted), live(&appended), "step {step}");
+            assert!(appended.bytes() >= inserted.bytes() && appended.len() >= inserted.len());
+        }
+        appended.sort();
+        assert_eq!((appended.bytes(), appended.len()), (inserted.bytes(), inserted.len()));
     }
 
     /// A base whose second record cannot be read.

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use super::element::{Element, Record, RecordKey};
-use super::memtable::{BaseError, Change, Records, overhead_of};
+use super::memtable::{BaseError, Change, Records, heap_bytes, share_of_nodes};
 
 /// See the module's text.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +21,11 @@ pub struct Mirror {
     bytes: usize,
     /// The first key that it does not know of; `None`: it is whole.
     unknown_from: Option<Vec<u8>>,
+}
+
+/// What a record costs.
+fn weight(key: &RecordKey, long_element: Option<&Element>) -> usize {
+    share_of_nodes::<(RecordKey, Option<Element>)>() + heap_bytes(key, long_element)
 }
 
 impl Mirror {
@@ -66,14 +71,14 @@ impl Mirror {
             Change::Put(long_element) => self.put(key.clone(), long_element.clone()),
             Change::Delete => {
                 if let Some(long_element) = self.records.remove(key) {
-                    self.bytes -= overhead_of(key, long_element.as_ref());
+                    self.bytes -= weight(key, long_element.as_ref());
                 }
             }
         }
     }
 
     fn put(&mut self, key: RecordKey, long_element: Option<Element>) {
-        let bytes = overhead_of(&key, long_element.as_ref());
+        let bytes = weight(&key, long_element.as_ref());
         if self.records.insert(key, long_element).is_none() {
             self.bytes += bytes;
         }

@@ -187,7 +187,7 @@ impl State {
             Ok(Some(changes)) => changes.into_iter().for_each(|(key, change)| self.change(key, change)),
             Ok(None) => {
                 if !planted::is(Bug::MirrorSurvivesJoin) {
-                    self.mirror = None;
+                    self.drop_mirror();
                 }
                 self.memtable.lay(Joined::new(staged, commit.vv.clone(), held));
             }
@@ -204,7 +204,7 @@ impl State {
         vv: &VersionVector,
         held: &VersionVector,
     ) -> Result<Option<Vec<(RecordKey, Change)>>, BaseError> {
-        let drops = self.memtable.over(base, &[]).filter_map(|record| match record {
+        let drops = self.records(base, &[]).filter_map(|record| match record {
             Ok(record) => staged.drops(record.tag(), vv).then_some(Ok((record.key, Change::Delete))),
             Err(error) => Some(Err(error)),
         });
@@ -249,10 +249,23 @@ impl State {
         if let Some(fresh) = &mut self.fresh {
             fresh.push((key.clone(), change.clone()));
         }
-        if let Some(mirror) = &mut self.mirror {
-            mirror.change(&key, &change);
+        match &mut self.mirror {
+            Some(mirror) if mirror.is_whole() => {
+                mirror.change(&key, &change);
+                self.memtable.append(key, change);
+            }
+            Some(mirror) => {
+                mirror.change(&key, &change);
+                self.memtable.insert(key, change);
+            }
+            None => self.memtable.insert(key, change),
         }
-        self.memtable.insert(key, change);
+    }
+
+    /// Goes on without a mirror.
+    pub fn drop_mirror(&mut self) {
+        self.mirror = None;
+        self.memtable.sort();
     }
 
     /// The live records from the key `from` on, in key order.

@@ -120,7 +120,7 @@ impl Store {
             fresh,
         };
         replay.state.fresh = Some(Vec::new());
-        let store = Self {
+        let mut store = Self {
             disk,
             dir,
             entropy,
@@ -145,6 +145,8 @@ impl Store {
             outgrown_at: None,
             poisoned: false,
         };
+        // A very small set, an empty one above all, is in memory from the start: once there is a lot to do, it has to wait.
+        store.tend_mirror()?;
         Ok((store, recovery))
     }
 }
