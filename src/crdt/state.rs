@@ -87,7 +87,7 @@ pub struct State {
     pub fresh: Option<Vec<(RecordKey, Change)>>,
     /// A state delta that changes more records than this is laid over them ([`Joined`]); `None`: none is.
     pub max_join_changes: Option<usize>,
-    /// All records in memory, if they are few and somebody wants them there.
+    /// All records in memory, if they are few and somebody wants them there. See [`State::drop_mirror`].
     pub mirror: Option<Mirror>,
     staged: Option<Staged>,
 }
@@ -249,17 +249,15 @@ impl State {
         if let Some(fresh) = &mut self.fresh {
             fresh.push((key.clone(), change.clone()));
         }
-        match &mut self.mirror {
-            Some(mirror) if mirror.is_whole() => {
-                mirror.change(&key, &change);
-                self.memtable.append(key, change);
-            }
-            Some(mirror) => {
-                mirror.change(&key, &change);
-                self.memtable.insert(key, change);
-            }
-            None => self.memtable.insert(key, change),
+        if let Some(mirror) = &mut self.mirror {
+            mirror.change(&key, &change);
         }
+        if self.is_in_memory() { self.memtable.append(key, change) } else { self.memtable.insert(key, change) }
+    }
+
+    /// Whether all records are in the mirror.
+    pub fn is_in_memory(&self) -> bool {
+        self.mirror.as_ref().is_some_and(Mirror::is_whole)
     }
 
     /// Goes on without a mirror.

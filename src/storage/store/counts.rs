@@ -12,6 +12,8 @@ use crate::storage::index::count_changes;
 
 /// So many changes are counted by look-ups; for more, a walk is about as fast.
 const MAX_LOOK_UPS: usize = 65_536;
+/// The same of a set that is in memory.
+const MAX_LOOK_UPS_IN_MEMORY: usize = 1_024;
 /// So often it is tried to count between two steps of the index.
 const TRIES: u32 = 3;
 
@@ -22,9 +24,10 @@ impl Store {
     /// If the index or snapshot cannot be read.
     pub fn counts(&self) -> Result<Counts, StoreError> {
         let memtable = &self.state.memtable;
+        let most = if self.state.is_in_memory() { MAX_LOOK_UPS_IN_MEMORY } else { MAX_LOOK_UPS };
         let counted = match self.index.current() {
             // A state delta that is laid over the records is not in the list of changes.
-            _ if memtable.joined() > 0 || memtable.len() > MAX_LOOK_UPS => None,
+            _ if memtable.joined() > 0 || memtable.len() > most => None,
             Some(index) => {
                 let mut counted = None;
                 for _ in 0..TRIES {

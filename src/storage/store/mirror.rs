@@ -23,7 +23,7 @@ impl Store {
         }
         self.state.fill_mirror(self.base.as_ref(), FILLED_AT_ONCE)?;
         self.bound_mirror();
-        Ok(self.state.mirror.as_ref().is_some_and(|mirror| !mirror.is_whole()))
+        Ok(self.state.mirror.is_some() && !self.state.is_in_memory())
     }
 
     /// Drops the mirror if it has become too large.
