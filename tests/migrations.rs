@@ -4,6 +4,8 @@
 //! that exists only here: segments lie in `oplog/` instead of `log/`, and the manifest has one more byte. What the frozen
 //! store of format 1 holds must be the same before and after.
 
+mod support;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -273,4 +275,23 @@ fn a_manifest_that_cannot_be_read_is_not_taken_for_one_that_is_missing() {
     std::fs::create_dir(Manifest::path(dir.path())).unwrap();
     let error = TODAY.format_of(&RealDisk, dir.path()).unwrap_err();
     assert!(matches!(error, StoreError::Io { .. }), "{error}");
+}
+
+/// Found by a stranger: what a start refuses, `orset migrate` brought to today's format.
+#[test]
+fn a_damaged_store_is_not_migrated() {
+    let dir = support::temp_dir();
+    let store = dir.path().join("n1");
+    support::copy_dir(Path::new("tests/fixtures/format-1"), &store);
+    let path = store.join("log/0000000003.log");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[60] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let before = support::image(&store);
+    for args in [&["--dry-run"][..], &[]] {
+        let out = std::process::Command::new(support::binary()).arg("migrate").arg(&store).args(args).output().unwrap();
+        assert_eq!(out.status.code(), Some(1), "{out:?}");
+        assert!(support::text(&out.stderr).contains("damaged"), "{out:?}");
+        assert!(support::image(&store) == before, "it was changed");
+    }
 }

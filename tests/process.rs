@@ -116,6 +116,41 @@ fn a_second_process_on_the_store_exits_with_3_and_the_first_goes_on() {
     first.stop();
 }
 
+/// Found by a stranger: `mv store away` while the node was stopping let it write its manifest into the next store there.
+#[test]
+fn a_node_whose_store_was_moved_away_leaves_the_next_store_there_alone() {
+    let dir = temp_dir();
+    let mut first = Node::start(dir.path(), "n1", &[]);
+    first.add("1");
+    std::fs::rename(dir.path().join("n1"), dir.path().join("away")).unwrap();
+    let mut second = Node::start(dir.path(), "n1", &[]);
+    let tag = second.add("2");
+    let status = first.process.finish();
+    assert_eq!(status.code(), Some(1), "{}", first.process.stderr.text());
+    assert!(first.process.stderr.text().contains("moved or removed"), "{}", first.process.stderr.text());
+    second.process.kill();
+    let mut second = Node::start(dir.path(), "n1", &[]);
+    assert_eq!(second.remove("2"), [tag]);
+    second.stop();
+}
+
+/// Found by a stranger: a word that could not be said on stderr ended the node.
+#[test]
+fn it_goes_on_where_nothing_can_be_said_on_stderr() {
+    let dir = temp_dir();
+    let mut command = Command::new(binary());
+    command.arg("serve").arg("--data-dir").arg(dir.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.stderr(std::fs::File::create("/dev/full").unwrap()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // A blank line is worth a word.
+    stdin.write_all(b"\n").unwrap();
+    stdin.write_all(&std::fs::read("tests/seed-cases/add-and-read.in").unwrap()).unwrap();
+    drop(stdin);
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(0));
+    assert_eq!(String::from_utf8(out.stdout).unwrap().lines().count(), 3);
+}
+
 /// Every way to stop keeps what was answered, and answers what was asked.
 #[test]
 fn signals_and_the_end_of_input_stop_it_with_0() {

@@ -196,6 +196,19 @@ fn with_index(store: &Path, work: impl FnOnce(&SledIndex)) {
     home.close(index).unwrap();
 }
 
+/// Found by a stranger: then `--repair` replaced a sound index.
+#[test]
+fn where_no_copy_can_be_made_of_the_index_it_is_not_looked_at_and_not_at_fault() {
+    let dir = temp_dir();
+    let mut node = Node::start(dir.path(), "n1", &[]);
+    node.add("1");
+    node.stop();
+    let verify = Command::new(binary()).arg("verify").arg(dir.path().join("n1")).env("TMPDIR", "/nonexistent").output();
+    let verify = verify.unwrap();
+    assert_eq!(verify.status.code(), Some(0), "{verify:?}");
+    assert!(text(&verify.stdout).contains("not_looked_at"), "{verify:?}");
+}
+
 /// Breaks the index of the first store, to which the second is a stranger.
 type BreakIndex = fn(&Path, &Path);
 

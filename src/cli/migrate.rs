@@ -7,8 +7,9 @@ use clap::Args;
 use super::stores_at;
 use crate::storage::disk::RealDisk;
 use crate::storage::envelope::FORMAT_VERSION;
+use crate::storage::manifest::Manifest;
 use crate::storage::migrations::TODAY;
-use crate::storage::{StoreError, StoreLock};
+use crate::storage::{Replay, StoreError, StoreLock};
 
 /// Said below the options.
 pub const AFTER_HELP: &str = "`orset serve` does the same at its start. A store of an older orset is brought to today's format \
@@ -17,7 +18,7 @@ first.
 
 Exit codes:
   0  fine; also: nothing was to be done
-  1  failed: the store is damaged, or cannot be read or written
+  1  failed: the store is damaged (which is looked for if there is something to do), or cannot be read or written
   2  wrong usage; also: PATH is neither a store nor a data directory
   3  the store is in use by another process (not with --dry-run)
   4  the store was written by a newer orset";
@@ -57,6 +58,10 @@ fn migrate(store: &Path, dry_run: bool) -> Result<String, StoreError> {
         TODAY.pending(format).map(|step| format!("format {} to {}: {}", step.from, step.to, step.name)).collect();
     if steps.is_empty() {
         return Ok(format!("{}: format {FORMAT_VERSION}, nothing to be done", store.display()));
+    }
+    // What is damaged is left as it is, as by a start.
+    if let Some(manifest) = Manifest::read(&RealDisk, store)? {
+        Replay::check(&RealDisk, store, &manifest)?;
     }
     if !dry_run {
         TODAY.bring_up(&RealDisk, store, None)?;

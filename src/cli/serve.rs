@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::crdt::NodeId;
-use crate::maelstrom::Limits;
+use crate::maelstrom::{LARGEST_ELEMENT_BYTES, Limits};
 use crate::node::{self, NodeOptions};
 use crate::replica::ReplicaConfig;
 use crate::storage::StoreLimits;
@@ -63,7 +63,7 @@ pub fn node_id(text: &str) -> Result<NodeId, String> {
 fn element_bytes(text: &str) -> Result<usize, String> {
     // One element must fit into one message to a peer, with room around it.
     match text.parse() {
-        Ok(bytes) if (1..=1 << 20).contains(&bytes) => Ok(bytes),
+        Ok(bytes) if (1..=LARGEST_ELEMENT_BYTES).contains(&bytes) => Ok(bytes),
         _ => Err("a number from 1 to 1048576".to_owned()),
     }
 }

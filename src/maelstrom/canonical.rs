@@ -48,6 +48,18 @@ impl Default for Limits {
     }
 }
 
+/// The most that [`Limits::max_element_bytes`] may be.
+pub const LARGEST_ELEMENT_BYTES: usize = 1 << 20;
+
+impl Limits {
+    /// The same for an element that is there already, perhaps from a node or a time with other limits: it must be possible
+    /// to ask for it and to remove it.
+    #[must_use]
+    pub fn of_present(&self) -> Self {
+        Self { max_element_bytes: LARGEST_ELEMENT_BYTES, ..*self }
+    }
+}
+
 /// Why a text is no element.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum CanonicalError {

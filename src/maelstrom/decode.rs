@@ -268,6 +268,27 @@ mod tests {
         }
     }
 
+    /// Found by a stranger: what was there when the limit was lowered could not be removed, nor a page be asked for after it.
+    #[test]
+    fn what_is_longer_than_what_may_be_added_can_be_asked_for_and_removed() {
+        let mut decoder = Decoder::new(Limits { max_element_bytes: 5, ..Limits::default() });
+        let mut code = |body: &str| {
+            let line = format!(r#"{{"src":"c1","dest":"n1","body":{{{body},"msg_id":1}}}}"#);
+            decoder.decode(line.as_bytes(), 5, || Uuid::nil()).err().is_some()
+        };
+        for refused in [r#""type":"or_set_add","element":"long""#, r#""type":"or_set_add_many","elements":["long"]"#] {
+            assert!(code(refused), "{refused}");
+        }
+        for taken in [
+            r#""type":"or_set_remove","element":"long""#,
+            r#""type":"or_set_remove_many","elements":["long"]"#,
+            r#""type":"or_set_contains","element":"long""#,
+            r#""type":"or_set_read","limit":1,"after":"long""#,
+        ] {
+            assert!(!code(taken), "{taken}");
+        }
+    }
+
     #[test]
     fn what_differs_from_a_plain_request_in_one_token_is_read_the_same_by_both() {
         for plain in PLAIN {

@@ -46,7 +46,7 @@ pub mod sync;
 pub mod sync_decode;
 mod text;
 
-pub use canonical::{CanonicalError, Limits, canonical};
+pub use canonical::{CanonicalError, LARGEST_ELEMENT_BYTES, Limits, canonical};
 pub use decode::{Decoder, Incoming, MAX_LINE_BYTES};
 pub use encode::encode;
 pub use peek::reject_overlong;

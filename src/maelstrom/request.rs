@@ -104,6 +104,7 @@ pub(super) struct Refusal {
 /// Reads a client's body.
 pub(super) fn asked(body: &Body, limits: &Limits, fresh_id: impl FnOnce() -> Uuid) -> Result<Asked, Refusal> {
     let ask = |style, request| Ok(Asked::Request(style, request));
+    let of_present = &limits.of_present();
     let write = |style, write: Write| {
         let request = match body.request_id {
             None => write.into(),
@@ -113,13 +114,13 @@ pub(super) fn asked(body: &Body, limits: &Limits, fresh_id: impl FnOnce() -> Uui
     };
     match &*body.kind {
         "or_set_add" => write(Style::OrSet, Write::Add(element(body.element, "element", limits)?)),
-        "or_set_remove" => write(Style::OrSet, Write::Remove(element(body.element, "element", limits)?)),
+        "or_set_remove" => write(Style::OrSet, Write::Remove(element(body.element, "element", of_present)?)),
         "or_set_add_many" => write(Style::OrSet, Write::AddMany(elements(body.elements, limits)?)),
-        "or_set_remove_many" => write(Style::OrSet, Write::RemoveMany(elements(body.elements, limits)?)),
+        "or_set_remove_many" => write(Style::OrSet, Write::RemoveMany(elements(body.elements, of_present)?)),
         "or_set_size" => ask(Style::OrSet, Request::Size),
         "or_set_status" => ask(Style::OrSet, Request::Status),
-        "or_set_contains" => ask(Style::OrSet, Request::Contains(element(body.element, "element", limits)?)),
-        "or_set_read" => ask(Style::OrSet, read(body, limits)?),
+        "or_set_contains" => ask(Style::OrSet, Request::Contains(element(body.element, "element", of_present)?)),
+        "or_set_read" => ask(Style::OrSet, read(body, of_present)?),
         "add" => write(Style::GSet, Write::Add(element(body.element, "element", limits)?)),
         "read" => ask(Style::GSet, Request::Read),
         "broadcast" => write(Style::Broadcast, Write::Add(element(body.message, "message", limits)?)),

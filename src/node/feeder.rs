@@ -29,6 +29,8 @@ const NOTE_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a clean stop waits for the index to be closed.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(30);
+/// So long it waits without a word.
+const SILENT_CLOSE: Duration = Duration::from_secs(2);
 
 enum Command {
     Feed(Vec<FeedBatch>),
@@ -86,7 +88,11 @@ impl Feeder {
     pub fn stop(self) -> Option<IndexPosition> {
         self.stopping.store(true, Ordering::Relaxed);
         drop(self.commands);
-        self.closed.recv_timeout(CLOSE_PATIENCE).ok().flatten()
+        if let Ok(closed) = self.closed.recv_timeout(SILENT_CLOSE) {
+            return closed;
+        }
+        tracing::info!("stopping as soon as the index has what is new, and in at most {} s", CLOSE_PATIENCE.as_secs());
+        self.closed.recv_timeout(CLOSE_PATIENCE - SILENT_CLOSE).ok().flatten()
     }
 }
 

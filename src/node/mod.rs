@@ -158,7 +158,7 @@ struct Running {
     replica: Replica,
     feeder: Feeder,
     /// Kept until everything else is closed.
-    lock: StoreLock,
+    lock: Arc<StoreLock>,
 }
 
 /// Why the loop ended.

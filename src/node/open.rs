@@ -11,8 +11,7 @@ use super::progress::Teller;
 use super::{Node, NodeError, Running};
 use crate::crdt::NodeId;
 use crate::replica::Replica;
-use crate::storage::disk::RealDisk;
-use crate::storage::{IndexOutcome, Recovery, SledSource, Store, StoreError, StoreLock, StoreOptions};
+use crate::storage::{IndexOutcome, LockedDisk, Recovery, SledSource, Store, StoreError, StoreLock, StoreOptions};
 
 /// How long a store that is in use is waited for.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
@@ -23,10 +22,10 @@ impl Node {
     pub(super) fn open(&mut self, id: &NodeId) -> Result<(), NodeError> {
         let started = Instant::now();
         let dir = self.options.data_dir.join(id.as_str());
-        let lock = lock_patiently(&dir)?;
+        let lock = Arc::new(lock_patiently(&dir)?);
         let mut source = SledSource::new(&dir);
         let options = StoreOptions {
-            disk: Arc::new(RealDisk),
+            disk: Arc::new(LockedDisk::new(Arc::clone(&lock))),
             dir: dir.clone(),
             node: id.clone(),
             entropy: Box::new(random_bits),

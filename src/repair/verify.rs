@@ -229,7 +229,7 @@ fn check_index(
             report.index = IndexCheck::Absent;
             return Ok(());
         }
-        Err(error) if error.is_denied() => {
+        Err(error) if error.is_of_the_system() => {
             report.index = IndexCheck::NotLookedAt(reason(&error));
             return Ok(());
         }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::crdt::BaseError;
+use crate::crdt::{BaseError, NodeId};
 
 /// Why a store cannot be opened, read or written. Every text names the file and says what to do.
 #[derive(Debug, Error)]
@@ -34,6 +34,17 @@ pub enum StoreError {
         offset: u64,
         /// What is wrong there.
         what: String,
+    },
+    /// The store is another node's: a wrong path, no damage.
+    #[error("{path}: this is the store of {owner}, not of {node}; put it where {owner}'s store belongs, or use another \
+        data directory", path = path.display())]
+    OfAnother {
+        /// The store.
+        path: PathBuf,
+        /// Whose it is.
+        owner: NodeId,
+        /// Who wanted it.
+        node: NodeId,
     },
     /// Somebody else has the store open.
     #[error("{path}: the store is in use by another process; end that process, or use another data directory",

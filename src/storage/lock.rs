@@ -5,14 +5,21 @@
 //! else has replaced it. How long a dying predecessor is waited for is the caller's business: there is no clock here.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::disk::{Disk, DiskFile, RealDisk};
 use super::error::StoreError;
 
 /// Held as long as the store is open.
 #[derive(Debug)]
-pub struct StoreLock(#[expect(dead_code, reason = "closing the file is what unlocks it")] File);
+pub struct StoreLock {
+    /// Closing it is what unlocks it.
+    file: File,
+    path: PathBuf,
+}
 
 impl StoreLock {
     /// Locks the store in `dir`, which is made if it is not there.
@@ -44,11 +51,63 @@ impl StoreLock {
 
     fn lock(file: File, path: &Path) -> Result<Self, StoreError> {
         match file.try_lock() {
-            Ok(()) if is_at(&file, path) => Ok(Self(file)),
+            Ok(()) if is_at(&file, path) => Ok(Self { file, path: path.to_path_buf() }),
             // Somebody has replaced the file meanwhile, and may hold the other one.
             Ok(()) | Err(TryLockError::WouldBlock) => Err(StoreError::InUse { path: path.to_path_buf() }),
             Err(TryLockError::Error(error)) => Err(StoreError::io("lock", path)(error)),
         }
+    }
+}
+
+/// The disk under a locked store. It changes no names once the store's directory is no longer where it was: what is there
+/// by then is another store, which may be in use.
+pub struct LockedDisk(Arc<StoreLock>);
+
+impl LockedDisk {
+    /// Of the store that is locked with this.
+    pub fn new(lock: Arc<StoreLock>) -> Self {
+        Self(lock)
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if is_at(&self.0.file, &self.0.path) {
+            return Ok(());
+        }
+        Err(io::Error::other("the store is not there any more; its directory was moved or removed while it was in use"))
+    }
+}
+
+impl Disk for LockedDisk {
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        RealDisk.open(path)
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.check()?;
+        RealDisk.create(path)
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.check()?;
+        RealDisk.create_dir(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        RealDisk.list(dir)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.check()?;
+        RealDisk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.check()?;
+        RealDisk.remove(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        RealDisk.sync_dir(dir)
     }
 }
 
@@ -102,6 +161,23 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         File::create(&path).unwrap();
         assert!(matches!(StoreLock::lock(old, &path), Err(StoreError::InUse { .. })));
+    }
+
+    /// Found by a stranger: a node that was still stopping wrote its manifest into the store that had taken its place.
+    #[test]
+    fn where_the_store_was_moved_away_nothing_is_changed_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = dir.path().join("n1");
+        let disk = LockedDisk::new(Arc::new(StoreLock::acquire(&store).unwrap()));
+        let [one, two] = ["one", "two"].map(|name| store.join(name));
+        disk.create(&one).unwrap();
+        disk.rename(&one, &two).unwrap();
+        std::fs::rename(&store, dir.path().join("away")).unwrap();
+        let _other = StoreLock::acquire(&store).unwrap();
+        File::create(&two).unwrap();
+        assert!(disk.create(&one).is_err() && disk.create_dir(&one).is_err());
+        assert!(disk.rename(&two, &one).is_err() && disk.remove(&two).is_err());
+        assert_eq!(disk.list(&store).unwrap(), ["LOCK", "two"]);
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub mod store;
 pub use error::StoreError;
 pub use index::{Index, IndexError, IndexPosition};
 pub use index::{IndexSource, MemorySource, NoIndex, SledSource};
-pub use lock::StoreLock;
+pub use lock::{LockedDisk, StoreLock};
 pub use manifest::ReadForm;
 pub use replay::Replay;
 pub use snapshot::Snapshot;

@@ -180,7 +180,7 @@ fn dump(args: &DumpArgs) -> anyhow::Result<()> {
 
 fn parse_element(text: &str) -> anyhow::Result<Element> {
     // Whatever a node was allowed to take may be looked for.
-    let limits = Limits { max_element_bytes: 1 << 20, ..Limits::default() };
+    let limits = Limits::default().of_present();
     canonical(text, &limits).map_err(|error| {
         Usage(format!("--element {text}: {error}; it takes a JSON value, a string in double quotes: '\"apple\"'"))
             .into()

@@ -116,9 +116,12 @@ pub enum IndexError {
 }
 
 impl IndexError {
-    /// Whether it only was not allowed: that says nothing about the index.
-    pub fn is_denied(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied)
+    /// Whether the system only did not let anybody look (there is no permission, no room for a copy, no place for one):
+    /// that says nothing about the index.
+    pub fn is_of_the_system(&self) -> bool {
+        use std::io::ErrorKind::{NotFound, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        let kinds = [PermissionDenied, NotFound, StorageFull, QuotaExceeded, ReadOnlyFilesystem];
+        matches!(self, Self::Io { source, .. } if kinds.contains(&source.kind()))
     }
 }
 

@@ -164,8 +164,7 @@ fn read_or_make_manifest(disk: &dyn Disk, dir: &Path, node: &NodeId) -> Result<(
     let manifest = Manifest::read(disk, dir)?;
     let manifest = manifest.ok_or_else(|| StoreError::damaged(&path, 0, "it has just been written, and is missing"))?;
     if manifest.node != *node {
-        let what = format!("this is the store of {}, not of {node}", manifest.node);
-        return Err(StoreError::damaged(&path, 0, what));
+        return Err(StoreError::OfAnother { path: dir.to_path_buf(), owner: manifest.node, node: node.clone() });
     }
     Ok((manifest, found == migrations::NO_STORE))
 }

@@ -361,9 +361,11 @@ fn this_boot_has_the_kernels_name() {
 }
 
 #[test]
-fn only_a_refusal_is_one() {
-    let denied =
-        |kind: std::io::ErrorKind| super::super::sled_files::io_error("open", &PathBuf::new())(kind.into()).is_denied();
-    assert!(denied(std::io::ErrorKind::PermissionDenied));
-    assert!(!denied(std::io::ErrorKind::NotFound));
+fn where_the_system_lets_nobody_look_the_index_is_not_at_fault() {
+    use std::io::ErrorKind::{InvalidData, NotFound, PermissionDenied, StorageFull};
+    let of_the_system = |kind: std::io::ErrorKind| {
+        super::super::sled_files::io_error("open", &PathBuf::new())(kind.into()).is_of_the_system()
+    };
+    assert!([PermissionDenied, StorageFull, NotFound].into_iter().all(of_the_system));
+    assert!(!of_the_system(InvalidData));
 }
