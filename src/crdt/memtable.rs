@@ -263,6 +263,8 @@ impl<'a, I: Iterator<Item = (&'a RecordKey, &'a Change)>> Iterator for Live<'a, 
 mod tests {
     use super::super::element::Element;
     use super::super::id::{Dot, ReplicaId, Seq};
+    use super::super::join::{JoinId, Staged};
+    use super::super::version_vector::VersionVector;
     use super::*;
 
     fn record(element_bytes: usize, seq: u64) -> Record {
@@ -291,6 +293,22 @@ mod tests {
         assert_eq!((memtable.bytes(), memtable.len(), memtable.has_elder()), (size(&newer), 1, false));
         let keys: Vec<_> = memtable.changes().map(|(key, _)| key.clone()).collect();
         assert_eq!(keys, [newer.key]);
+    }
+
+    #[test]
+    fn what_a_state_delta_drops_weighs_nothing_once_it_is_in_the_base() {
+        let [dropped, also_dropped, stays] = [(500, 2), (3, 3), (4, 9)].map(|(bytes, seq)| record(bytes, seq));
+        let mut memtable = Memtable::default();
+        put(&mut memtable, &dropped);
+        memtable.age();
+        put(&mut memtable, &also_dropped);
+        put(&mut memtable, &stays);
+        // The sender holds numbers up to 3, and lists none of them.
+        let vv: VersionVector = [(ReplicaId::from_random(5), Seq(3))].into_iter().collect();
+        memtable.lay(Joined::new(Staged::new(JoinId(1)), vv, VersionVector::new()));
+        memtable.drop_joined(1);
+        assert_eq!((memtable.len(), memtable.joined()), (1, 0));
+        assert_eq!(memtable.bytes(), ENTRY_BYTES + stays.key.heap_bytes());
     }
 
     /// A base whose second record cannot be read.

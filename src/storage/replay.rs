@@ -383,7 +383,9 @@ impl<'a> Fold<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crdt::{Incarnations, JoinCommit, JoinPart, VersionVector};
+    use crate::crdt::{Incarnations, JoinCommit, JoinPart, NodeId, VersionVector};
+    use crate::storage::disk::MemDisk;
+    use crate::storage::log::{LogWriter, SegmentHeader};
 
     #[test]
     fn a_state_delta_is_remembered_until_a_snapshot_covers_it() {
@@ -399,5 +401,21 @@ mod tests {
         }
         spans.forget(Lsn(9));
         assert!(spans.committed.is_empty());
+    }
+
+    #[test]
+    fn a_log_that_ends_before_its_last_segment_says_it_began_is_refused() {
+        let (disk, dir) = (MemDisk::default(), Path::new("/store"));
+        let header = |counter, previous, lsn| {
+            let (nonce, vv) = (u128::from(counter), VersionVector::new());
+            SegmentHeader { counter, nonce, previous, lsn: Lsn(lsn), vv, repeats: false }
+        };
+        for (claimed, sound) in [(0, true), (1, false)] {
+            let log = log_dir(dir);
+            let first = LogWriter::create(&disk, &log, header(1, None, 0), None).unwrap();
+            LogWriter::create(&disk, &log, header(2, Some(first.segment().end()), claimed), None).unwrap();
+            let manifest = Manifest { segments: vec![1, 2], ..Manifest::new(NodeId::new("n1").unwrap()) };
+            assert_eq!(Replay::read(&disk, dir, manifest, None, None).is_ok(), sound);
+        }
     }
 }
