@@ -296,6 +296,20 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_is_changed_again_weighs_what_its_last_change_does() {
+        let long = record(500, 2);
+        let mut memtable = Memtable::default();
+        for _ in 0..2 {
+            put(&mut memtable, &long);
+            assert_eq!(memtable.bytes(), ENTRY_BYTES + long.key.heap_bytes() + 500);
+            memtable.insert(long.key.clone(), Change::Delete);
+            assert_eq!(memtable.bytes(), ENTRY_BYTES + long.key.heap_bytes());
+        }
+        assert!(long.key.heap_bytes() > 128, "its first bytes, a hash and a tag do not fit in place");
+        assert_eq!(record(3, 2).key.heap_bytes(), 0);
+    }
+
+    #[test]
     fn what_a_state_delta_drops_weighs_nothing_once_it_is_in_the_base() {
         let [dropped, also_dropped, stays] = [(500, 2), (3, 3), (4, 9)].map(|(bytes, seq)| record(bytes, seq));
         let mut memtable = Memtable::default();

@@ -214,6 +214,21 @@ fn a_store_whose_index_could_not_be_built_asks_for_one_after_the_next_snapshot()
     assert_eq!(store.index().unwrap().counts().tags, 9);
 }
 
+/// A snapshot that was begun before a state delta was laid over the records lacks it.
+#[test]
+fn without_an_index_a_state_delta_stays_laid_over_a_snapshot_that_lacks_it() {
+    let limits = StoreLimits { max_join_changes: 1, ..StoreLimits::default() };
+    let mut store = open_on(&MemDisk::default(), limits, &mut NoIndex).0;
+    (0..9).for_each(|n| add(&mut store, n));
+    store.want_snapshot();
+    let snapshot = store.plan_compaction().unwrap().expect("one is wanted").run().unwrap();
+    join(&mut store, 3);
+    store.install(snapshot).unwrap();
+    assert_eq!((store.records(&[]).count(), store.state().memtable.joined()), (12, 1));
+    compact(&mut store);
+    assert_eq!((store.records(&[]).count(), store.state().memtable.joined()), (12, 0));
+}
+
 /// Its position is where a kill would leave it: nobody has to note it before a snapshot may be made.
 #[test]
 fn a_snapshot_may_go_as_far_as_the_index_that_was_found_has_come() {

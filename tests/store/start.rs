@@ -102,6 +102,16 @@ fn a_clean_stop_speaks_of_the_index_only_if_it_had_everything() {
     }
 }
 
+#[test]
+fn only_the_first_start_is_fresh() {
+    let disk = MemDisk::default();
+    for fresh in [true, false, false] {
+        let (mut store, recovery) = open_on(&disk, StoreLimits::default(), &mut NoIndex);
+        assert_eq!(recovery.fresh, fresh);
+        add(&mut store, 1);
+    }
+}
+
 /// The line on stderr that tells what was found.
 #[test]
 fn a_start_counts_what_the_index_lacks_if_that_is_little_and_says_how_much_it_is_if_not() {
