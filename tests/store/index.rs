@@ -295,7 +295,11 @@ fn what_the_index_lacks_at_a_start_is_fed_in_steps_that_end_where_frames_end() {
 
 /// A store with a hundred elements and no index, whose start leaves building one for later; and how it was.
 fn rebuilding() -> (Store, Recovery) {
-    let limits = StoreLimits { segment_bytes: 400, max_records_at_start: 10, ..StoreLimits::default() };
+    rebuilding_within(StoreLimits::default().memtable_bytes)
+}
+
+fn rebuilding_within(memtable_bytes: usize) -> (Store, Recovery) {
+    let limits = StoreLimits { segment_bytes: 400, max_records_at_start: 10, memtable_bytes, ..StoreLimits::default() };
     let disk = MemDisk::default();
     let mut store = open_on(&disk, limits, &mut NoIndex).0;
     (0..90).for_each(|n| add(&mut store, n));
@@ -400,4 +404,16 @@ fn while_the_first_index_is_built_there_is_room_for_so_much_and_no_more() {
     store.swap_index(build(&snapshot));
     feed(&mut store);
     assert!(!store.is_saturated());
+}
+
+/// What the snapshot lacked at the start is in memory already.
+#[test]
+fn while_the_first_index_is_built_there_is_room_beside_what_the_log_gave() {
+    let mut store = rebuilding_within(100).0;
+    store.take_rebuild().expect("a rebuild is due");
+    assert!(store.state().memtable.bytes() > 4 * 100 && !store.is_saturated());
+    for n in 100..110 {
+        add(&mut store, n);
+    }
+    assert!(store.is_saturated());
 }

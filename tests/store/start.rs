@@ -1,13 +1,13 @@
 //! What a start clears away, counts and tells.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use orset::crdt::{Element, OpBody};
+use orset::crdt::{Element, OpBody, Records};
 use orset::sim::index::Shelf;
 use orset::storage::disk::{Disk, MemDisk};
 use orset::storage::{
-    Counts, IndexOutcome, IndexPosition, IndexSource, Lsn, MemorySource, NoIndex, Store, StoreLimits,
+    Counts, Index, IndexError, IndexOutcome, IndexPosition, IndexSource, Lsn, MemorySource, NoIndex, Store, StoreLimits,
 };
 
 use super::{add, compact, feed, join, open_on};
@@ -74,14 +74,73 @@ fn a_start_after_a_clean_stop_writes_nothing() {
     (0..9).for_each(|n| add(&mut store, n));
     feed(&mut store);
     close(store, &mut process);
-    let before = disk.files();
-    for _ in 0..2 {
-        let mut process = shelf.clone();
-        let (store, recovery) = open_on(&disk, StoreLimits::default(), &mut process);
-        assert!(recovery.clean && recovery.index == IndexOutcome::Trusted);
-        close(store, &mut process);
+    let (files, changes) = (disk.files(), disk.changes());
+    let mut process = shelf.clone();
+    let (store, recovery) = open_on(&disk, StoreLimits::default(), &mut process);
+    assert!(recovery.clean && recovery.index == IndexOutcome::Trusted);
+    close(store, &mut process);
+    assert!(disk.files() == files);
+    assert!(disk.changes() <= changes + 1, "a manifest that was written aside is removed, if there is one");
+}
+
+/// An index that is not to be opened, and how far it had come by its last note.
+struct Noted(u64);
+
+impl IndexSource for Noted {
+    fn open(&mut self, _clean: bool) -> Result<Arc<dyn Index>, String> {
+        Err("not today".into())
     }
-    assert!(disk.files() == before);
+
+    fn rebuild(&mut self, records: Records<'_>, position: IndexPosition) -> Result<Arc<dyn Index>, IndexError> {
+        MemorySource.rebuild(records, position)
+    }
+
+    fn note(&mut self, _position: IndexPosition) -> Result<(), IndexError> {
+        Ok(())
+    }
+
+    fn noted(&self) -> Option<IndexPosition> {
+        Some(IndexPosition { lsn: Lsn(self.0), checksum: 1 })
+    }
+
+    fn distrust(&mut self) {}
+
+    fn close(&mut self) -> Result<Option<IndexPosition>, IndexError> {
+        Ok(None)
+    }
+}
+
+/// What `act` says on stderr.
+fn said(act: impl FnOnce()) -> String {
+    let lines = tempfile::NamedTempFile::new().unwrap();
+    let file = Mutex::new(lines.reopen().unwrap());
+    let subscriber = tracing_subscriber::fmt().with_writer(file).with_ansi(false).finish();
+    tracing::subscriber::with_default(subscriber, act);
+    std::fs::read_to_string(lines.path()).unwrap()
+}
+
+/// Where a log ends at a frame's end, nothing else can tell that it was longer once.
+#[test]
+fn a_log_that_is_shorter_than_what_the_index_was_fed_is_told_of() {
+    // The start of the replica is an operation too: the log ends at 10.
+    for (noted, lost) in [(1, false), (9, false), (10, false), (11, true), (99, true)] {
+        let disk = MemDisk::default();
+        let mut store = open_on(&disk, StoreLimits::default(), &mut NoIndex).0;
+        (0..9).for_each(|n| add(&mut store, n));
+        drop(store);
+        let said = said(|| drop(open_on(&disk, StoreLimits::default(), &mut Noted(noted))));
+        assert_eq!(said.contains("durable operations are missing from the end of the log"), lost, "{noted}: {said}");
+    }
+}
+
+#[test]
+fn a_disk_with_too_little_room_for_the_next_start_is_told_of() {
+    for (room, little) in [(None, false), (Some(1 << 20), true)] {
+        let disk = MemDisk::default();
+        disk.set_capacity(room);
+        let said = said(|| drop(open_on(&disk, StoreLimits::default(), &mut NoIndex)));
+        assert_eq!(said.contains("the disk is nearly full"), little, "{said}");
+    }
 }
 
 /// After a power cut the index is believed only if the log says that it was closed with it.
