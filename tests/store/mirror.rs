@@ -174,6 +174,12 @@ fn until_all_of_it_is_in_memory_the_rest_is_read_from_the_index() {
     drop(store);
     let (mut store, reads) = open(&disk, 1 << 20);
     assert!(store.tend_mirror().unwrap(), "the test wants several steps");
+    let before = reads.load(Ordering::Relaxed);
+    // The first in the order of the keys.
+    for n in [0, 1, 10, 100] {
+        assert_eq!((store.contains(&element(n)).unwrap(), store.tags(&element(n)).unwrap().len()), (true, 1));
+    }
+    assert_eq!(reads.load(Ordering::Relaxed), before, "they are in memory already");
     assert!(reads_the_index(&store, &reads));
     settle(&mut store);
     assert!(!reads_the_index(&store, &reads));

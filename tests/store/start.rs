@@ -10,7 +10,7 @@ use orset::storage::{
     Counts, Index, IndexError, IndexOutcome, IndexPosition, IndexSource, Lsn, MemorySource, NoIndex, Store, StoreLimits,
 };
 
-use super::{add, compact, feed, join, open_on};
+use super::{add, compact, feed, join, nodes, open_on};
 
 const DIR: &str = "/n1";
 
@@ -168,6 +168,35 @@ fn only_the_first_start_is_fresh() {
         let (mut store, recovery) = open_on(&disk, StoreLimits::default(), &mut NoIndex);
         assert_eq!(recovery.fresh, fresh);
         add(&mut store, 1);
+    }
+}
+
+/// Whom to ask for what was missed, before any client is answered.
+#[test]
+fn a_start_knows_the_nodes_that_were_named_last() {
+    let disk = MemDisk::default();
+    for names in [&["n1", "n2"][..], &["n1", "n2", "n3"], &["n1"]] {
+        let mut store = open_on(&disk, StoreLimits::default(), &mut NoIndex).0;
+        store.set_nodes(&nodes(names)).unwrap();
+        drop(store);
+        let store = open_on(&disk, StoreLimits::default(), &mut NoIndex).0;
+        assert_eq!(store.manifest().nodes, nodes(names));
+    }
+}
+
+#[test]
+fn a_start_builds_an_index_of_so_many_records_before_it_is_done_and_a_larger_one_later() {
+    let disk = MemDisk::default();
+    let mut store = open_on(&disk, StoreLimits::default(), &mut NoIndex).0;
+    (0..9).for_each(|n| add(&mut store, n));
+    store.want_snapshot();
+    compact(&mut store);
+    drop(store);
+    for (max_records_at_start, later) in [(8, true), (9, false), (10, false)] {
+        let limits = StoreLimits { max_records_at_start, ..StoreLimits::default() };
+        let (store, recovery) = open_on(&disk, limits, &mut MemorySource);
+        assert_eq!(matches!(recovery.index, IndexOutcome::Rebuilding(_)), later, "{max_records_at_start}");
+        assert_eq!(store.records(&[]).count(), 9);
     }
 }
 

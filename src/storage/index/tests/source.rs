@@ -124,3 +124,10 @@ fn a_rebuild_ends_when_the_disk_becomes_full_in_the_middle_of_it() {
     assert!(read.load(Ordering::Relaxed) < 5_000 + 2 * 4096, "{read:?} records");
     assert!(looks.load(Ordering::Relaxed) < 10, "it costs a system call: {looks:?}");
 }
+
+#[test]
+fn a_disk_is_asked_how_much_room_it_has() {
+    let room_at = |dir: &Path| SledSource::new(dir).check_room().is_ok();
+    assert!(!room_at(Path::new("/proc")), "there never is any");
+    assert!(room_at(Path::new("/proc/none/such")), "where it cannot be told it is tried");
+}
