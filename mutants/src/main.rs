@@ -115,13 +115,18 @@ fn begins(mutant: &Mutant, prefixes: &[String]) -> bool {
 }
 
 /// Copies what git knows, as it is now, but for the files that mutants are planted into. Those that are the same already stay as
-/// they are, so that cargo need not build anew.
+/// they are, so that cargo need not build anew; sources that are gone go from the copy too, as cargo builds the tests that it finds.
 fn copy(root: &Path, tree: &Path, mutants: &[Mutant]) -> Result<()> {
     let mut planted: HashSet<&str> = mutants.iter().map(|mutant| mutant.file.as_str()).collect();
     planted.insert("src/lib.rs");
     let output = Command::new("git").args(["ls-files", "-z"]).current_dir(root).output().context("git")?;
     ensure!(output.status.success(), "git ls-files fails");
-    for name in String::from_utf8(output.stdout)?.split_terminator('\0').filter(|name| !planted.contains(name)) {
+    let known = String::from_utf8(output.stdout)?;
+    let known: HashSet<&str> = known.split_terminator('\0').filter(|name| root.join(name).exists()).collect();
+    for dir in ["src", "tests", "benches", "examples"] {
+        remove_unknown(tree, &tree.join(dir), &known)?;
+    }
+    for name in known.into_iter().filter(|name| !planted.contains(name)) {
         let (from, to) = (root.join(name), tree.join(name));
         let Ok(bytes) = fs::read(&from) else { continue };
         if fs::read(&to).is_ok_and(|old| old == bytes) {
@@ -129,6 +134,19 @@ fn copy(root: &Path, tree: &Path, mutants: &[Mutant]) -> Result<()> {
         }
         fs::create_dir_all(to.parent().context("a directory above")?)?;
         fs::copy(from, to)?;
+    }
+    Ok(())
+}
+
+fn remove_unknown(tree: &Path, dir: &Path, known: &HashSet<&str>) -> Result<()> {
+    for entry in fs::read_dir(dir).into_iter().flatten() {
+        let path = entry?.path();
+        let name = path.strip_prefix(tree)?.to_str().context("a name in UTF-8")?;
+        if path.is_dir() {
+            remove_unknown(tree, &path, known)?;
+        } else if !known.contains(name) && name != "src/mutants.rs" {
+            fs::remove_file(&path)?;
+        }
     }
     Ok(())
 }

@@ -102,7 +102,7 @@ impl fmt::Debug for Element {
 }
 
 /// The sort key of a record. Cheap to clone.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RecordKey(KeyBytes);
 
 impl RecordKey {

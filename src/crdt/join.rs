@@ -91,10 +91,14 @@ impl DotSet {
     }
 
     /// Puts the bits of a piece in place of those of the chunk that starts where the piece does.
+    ///
+    /// # Panics
+    /// If the piece starts at sequence number zero.
     pub(super) fn put_chunk(&mut self, piece: &LiveBits) {
+        let (chunk, ..) = Self::place(Dot::new(piece.replica, piece.first)).expect("sequence numbers start at 1");
         let mut bits = vec![0; CHUNK_BYTES];
         bits[..piece.bits.len()].copy_from_slice(&piece.bits);
-        self.0.insert((piece.replica, (piece.first.0 - 1) / CHUNK_DOTS), bits.into());
+        self.0.insert(chunk, bits.into());
     }
 
     /// About how much memory it takes.

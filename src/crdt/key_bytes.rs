@@ -4,7 +4,6 @@
 //! allocation, no pointer to follow when it is compared, and no memory that one thread takes and another frees.
 
 use std::cmp::Ordering;
-use std::hash::{Hash, Hasher};
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -70,13 +69,6 @@ impl PartialOrd for KeyBytes {
 impl Ord for KeyBytes {
     fn cmp(&self, other: &Self) -> Ordering {
         (**self).cmp(&**other)
-    }
-}
-
-// As a slice's, or a map could not be asked with one.
-impl Hash for KeyBytes {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        (**self).hash(state);
     }
 }
 

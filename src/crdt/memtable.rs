@@ -329,7 +329,11 @@ impl Iterator for Live<'_> {
 mod tests {
     use super::super::element::Element;
     use super::super::id::{Dot, ReplicaId, Seq};
+    use super::super::join::{JoinId, Staged};
+    use super::super::version_vector::VersionVector;
     use super::*;
+
+    const ENTRY: usize = share_of_nodes::<(RecordKey, Change)>();
 
     fn record(element_bytes: usize, seq: u64) -> Record {
         Record::new(&Element::from_canonical(&vec![b'1'; element_bytes]), Dot::new(ReplicaId::from_random(5), Seq(seq)))
@@ -342,7 +346,7 @@ mod tests {
     #[test]
     fn its_size_is_that_of_both_generations_and_the_elder_goes_as_a_whole() {
         let [short, long, newer] = [(3, 2), (500, 3), (4, 4)].map(|(bytes, seq)| record(bytes, seq));
-        let size = |record: &Record| share_of_nodes::<(RecordKey, Change)>() + record.key.heap_bytes();
+        let size = |record: &Record| ENTRY + record.key.heap_bytes();
         let mut memtable = Memtable::default();
         assert!(memtable.is_empty() && memtable.bytes() == 0);
         put(&mut memtable, &short);
@@ -392,6 +396,36 @@ mod tests {
         }
         appended.sort();
         assert_eq!((appended.bytes(), appended.len()), (inserted.bytes(), inserted.len()));
+    }
+
+    #[test]
+    fn a_key_that_is_changed_again_weighs_what_its_last_change_does() {
+        let long = record(500, 2);
+        let mut memtable = Memtable::default();
+        for _ in 0..2 {
+            put(&mut memtable, &long);
+            assert_eq!(memtable.bytes(), ENTRY + long.key.heap_bytes() + 500);
+            memtable.insert(long.key.clone(), Change::Delete);
+            assert_eq!(memtable.bytes(), ENTRY + long.key.heap_bytes());
+        }
+        assert!(long.key.heap_bytes() > 128, "its first bytes, a hash and a tag do not fit in place");
+        assert_eq!(record(3, 2).key.heap_bytes(), 0);
+    }
+
+    #[test]
+    fn what_a_state_delta_drops_weighs_nothing_once_it_is_in_the_base() {
+        let [dropped, also_dropped, stays] = [(500, 2), (3, 3), (4, 9)].map(|(bytes, seq)| record(bytes, seq));
+        let mut memtable = Memtable::default();
+        put(&mut memtable, &dropped);
+        memtable.age();
+        put(&mut memtable, &also_dropped);
+        put(&mut memtable, &stays);
+        // The sender holds numbers up to 3, and lists none of them.
+        let vv: VersionVector = [(ReplicaId::from_random(5), Seq(3))].into_iter().collect();
+        memtable.lay(Joined::new(Staged::new(JoinId(1)), vv, VersionVector::new()));
+        memtable.drop_joined(1);
+        assert_eq!((memtable.len(), memtable.joined()), (1, 0));
+        assert_eq!(memtable.bytes(), ENTRY + stays.key.heap_bytes());
     }
 
     /// A base whose second record cannot be read.

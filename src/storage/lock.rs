@@ -29,7 +29,7 @@ impl StoreLock {
     pub fn acquire(dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join("LOCK");
         if !path.exists() {
-            make_durably(dir)?;
+            make_durably(dir, |above| File::open(above)?.sync_all())?;
         }
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let file = open.map_err(StoreError::io("open", &path))?;
@@ -44,7 +44,7 @@ impl StoreLock {
         let path = dir.join("LOCK");
         match File::open(&path) {
             Ok(file) => Self::lock(file, &path).map(Some),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(StoreError::io("open", &path)(error)),
         }
     }
@@ -116,12 +116,12 @@ impl Disk for LockedDisk {
 ///
 /// It may have been made by somebody who was killed before he could sync it, so those that are there are synced as well.
 /// That is no duty of ours, and does not always work (a directory above may not be readable).
-fn make_durably(dir: &Path) -> Result<(), StoreError> {
+fn make_durably(dir: &Path, sync: impl Fn(&Path) -> io::Result<()>) -> Result<(), StoreError> {
     let dir = std::path::absolute(dir).map_err(StoreError::io("find", dir))?;
     let missing = dir.ancestors().take_while(|above| !above.exists()).count();
     DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(StoreError::io("create", &dir))?;
     for (place, above) in dir.ancestors().skip(1).enumerate() {
-        let synced = File::open(above).and_then(|above| above.sync_all());
+        let synced = sync(above);
         if place < missing {
             synced.map_err(StoreError::io("sync", above))?;
         }
@@ -187,6 +187,26 @@ mod tests {
         drop(StoreLock::acquire(&store).unwrap());
         assert_eq!(std::fs::metadata(&store).unwrap().mode() & 0o777, 0o700);
         assert!(StoreLock::acquire_existing(&store).unwrap().is_some());
+    }
+
+    #[test]
+    fn the_names_of_new_directories_must_outlive_a_power_cut_and_those_of_older_ones_need_not() {
+        let above = tempfile::tempdir().unwrap();
+        let place = |name: &str| std::path::absolute(above.path().join(name)).unwrap();
+        // The name of `made` is in the directory that was there, and that of `made/store` in `made`.
+        for (unsyncable, made) in [("", false), ("made", false), ("..", true)] {
+            let refused = |path: &Path| match path.canonicalize().unwrap()
+                == place(unsyncable).canonicalize().unwrap_or_default()
+            {
+                true => Err(io::Error::other("no")),
+                false => Ok(()),
+            };
+            assert_eq!(make_durably(&place("made/store"), refused).is_ok(), made, "{unsyncable:?}");
+            std::fs::remove_dir_all(place("made")).unwrap();
+        }
+        std::fs::create_dir_all(place("there/store")).unwrap();
+        let nothing = |_: &Path| Err(io::Error::other("no"));
+        assert!(make_durably(&place("there/store"), nothing).is_ok(), "it is no duty of ours");
     }
 
     #[test]

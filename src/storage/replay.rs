@@ -383,7 +383,10 @@ impl<'a> Fold<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crdt::{Incarnations, JoinCommit, JoinPart, VersionVector};
+    use crate::crdt::{Dot, Incarnations, JoinCommit, JoinPart, NodeId, Op, OpBody, Seq, VersionVector};
+    use crate::storage::codec;
+    use crate::storage::disk::MemDisk;
+    use crate::storage::log::{LogWriter, SegmentEnd, SegmentHeader};
 
     #[test]
     fn a_state_delta_is_remembered_until_a_snapshot_covers_it() {
@@ -399,5 +402,42 @@ mod tests {
         }
         spans.forget(Lsn(9));
         assert!(spans.committed.is_empty());
+    }
+
+    fn header(counter: u64, previous: Option<SegmentEnd>, lsn: u64) -> SegmentHeader {
+        let (nonce, vv) = (u128::from(counter), VersionVector::new());
+        SegmentHeader { counter, nonce, previous, lsn: Lsn(lsn), vv, repeats: false }
+    }
+
+    fn can_be_read(disk: &MemDisk, segments: &[u64]) -> bool {
+        let manifest = Manifest { segments: segments.to_vec(), ..Manifest::new(NodeId::new("n1").unwrap()) };
+        Replay::read(disk, Path::new("/store"), manifest, None, None).is_ok()
+    }
+
+    /// Where the operations are of different replicas, these do not show that one is missing in between.
+    #[test]
+    fn a_log_with_a_gap_is_refused() {
+        for (lsns, sound) in [([1, 2, 3], true), ([1, 3, 4], false), ([2, 3, 4], false)] {
+            let disk = MemDisk::default();
+            let mut log = LogWriter::create(&disk, &log_dir(Path::new("/store")), header(1, None, 0), None).unwrap();
+            for lsn in lsns {
+                let dot = Dot::new(ReplicaId::from_random(lsn.into()), Seq(1));
+                let body = OpBody::Start { node: NodeId::new("n1").unwrap(), parent: None };
+                let mut payload = Vec::new();
+                codec::encode_batch(&mut payload, Lsn(lsn), None, &[Entry::Op(Op { dot, body })]);
+                log.append(&payload).unwrap();
+            }
+            assert_eq!(can_be_read(&disk, &[1]), sound, "{lsns:?}");
+        }
+    }
+
+    #[test]
+    fn a_log_that_ends_before_its_last_segment_says_it_began_is_refused() {
+        let (disk, log) = (MemDisk::default(), log_dir(Path::new("/store")));
+        for (claimed, sound) in [(0, true), (1, false)] {
+            let first = LogWriter::create(&disk, &log, header(1, None, 0), None).unwrap();
+            LogWriter::create(&disk, &log, header(2, Some(first.segment().end()), claimed), None).unwrap();
+            assert_eq!(can_be_read(&disk, &[1, 2]), sound);
+        }
     }
 }

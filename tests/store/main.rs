@@ -1,18 +1,23 @@
 //! A store by itself, on a simulated disk: what no crash is needed for.
 //!
 //! ```text
-//! main     deltas, look-ups, counts, snapshots, state deltas
-//! index    an index that is rebuilt, replaced, or behind
-//! mirror   a small set is read from memory
-//! watched  an index that says when it is read
+//! main        deltas, look-ups, counts, snapshots, state deltas
+//! compaction  when a snapshot is due, where it may end, and what goes then
+//! index       an index that is rebuilt, replaced, or behind
+//! mirror      a small set is read from memory
+//! start       what a start clears away, counts and tells
+//! watched     an index that says when it is read
 //! ```
 
+mod compaction;
 mod index;
 mod mirror;
+mod start;
 mod watched;
 
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use orset::crdt::{
@@ -62,6 +67,28 @@ fn remove(store: &mut Store, n: u64) {
     let element = Element::from_canonical(n.to_string().as_bytes());
     let tags = store.tags(&element).unwrap();
     store.append_local(OpBody::Remove { element, tags });
+    store.commit().unwrap();
+}
+
+/// The part of a state delta that brings the elements from 9,000 on, as many as `tags` says: from sequence number to sequence number.
+fn part(tags: std::ops::Range<u64>) -> Entry {
+    let there = ReplicaId::from_random(99);
+    let record = |n: u64| (Element::from_canonical((9_000 + n).to_string().as_bytes()), Dot::new(there, Seq(n)));
+    Entry::JoinPart(JoinPart { join: JoinId(5), records: tags.map(record).collect(), live: Vec::new() })
+}
+
+/// The end of the state delta whose last tag has this number.
+fn commit_of(last: u64) -> Entry {
+    let there = ReplicaId::from_random(99);
+    let incarnation = Incarnation { node: NodeId::new("n2").unwrap(), parent: None };
+    let (vv, incarnations) = ([(there, Seq(last))].into_iter().collect(), [(there, incarnation)].into_iter().collect());
+    Entry::JoinCommit(JoinCommit { join: JoinId(5), vv, incarnations })
+}
+
+/// Takes in a state delta that brings so many elements.
+fn join(store: &mut Store, elements: u64) {
+    store.append_join(part(2..2 + elements)).unwrap();
+    store.append_join(commit_of(1 + elements)).unwrap();
     store.commit().unwrap();
 }
 
@@ -173,6 +200,20 @@ fn the_size_is_exact_also_while_the_index_moves_on() {
         }));
         assert_eq!(store.counts().unwrap(), Counts { elements: count.min(30), tags: count });
     }
+}
+
+/// Somebody may ask for it all the time.
+#[test]
+fn the_size_of_a_set_that_the_index_has_all_of_is_known_without_reading_it() {
+    let mut store = open(StoreLimits::default());
+    (0..50).for_each(|n| add(&mut store, n));
+    feed(&mut store);
+    let reads = Arc::new(AtomicUsize::new(0));
+    let (counter, index) = (Arc::clone(&reads), Arc::clone(store.index().unwrap()));
+    store.swap_index(Watched::over(index, move |_| _ = counter.fetch_add(1, Ordering::Relaxed)));
+    store.maintain();
+    assert_eq!(store.counts().unwrap(), Counts { elements: 50, tags: 50 });
+    assert_eq!(reads.load(Ordering::Relaxed), 0);
 }
 
 /// Found by reading: operations made while the node had no peers were left out of the list of recent ones, and later

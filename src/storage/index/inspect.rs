@@ -98,3 +98,27 @@ fn copy_tree(from: &Path, to: &Path) -> Result<(), IndexError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_copy_lacks_what_has_vanished_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        fs::create_dir_all(from.join("blobs")).unwrap();
+        for name in ["db", "blobs/1"] {
+            fs::write(from.join(name), name).unwrap();
+        }
+        symlink("gone", from.join("vanished")).unwrap();
+        copy_tree(&from, &to).unwrap();
+        for name in ["db", "blobs/1"] {
+            assert_eq!(fs::read(to.join(name)).unwrap(), name.as_bytes());
+        }
+        symlink("loop", from.join("loop")).unwrap();
+        assert!(copy_tree(&from, &dir.path().join("other")).is_err(), "it is there, and cannot be read");
+    }
+}

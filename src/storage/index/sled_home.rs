@@ -306,6 +306,23 @@ impl IndexHome {
         fs::rename(&index, self.old_path()).map_err(io_error("move aside", &index))
     }
 
+    /// Removes the index that was moved aside, to make room on the disk.
+    ///
+    /// # Errors
+    /// If it cannot be removed.
+    pub fn drop_old(&mut self) -> Result<(), IndexError> {
+        remove_all(&self.old_path())
+    }
+
+    /// Removes all there is, to make room on the disk; it must not be in use.
+    ///
+    /// # Errors
+    /// If it cannot be removed.
+    pub fn drop_all(&mut self) -> Result<(), IndexError> {
+        self.set_aside()?;
+        self.drop_old()
+    }
+
     /// The highest number under `index/`; zero if it cannot be read, as then it is no directory with numbers in it.
     fn highest_number(&self) -> u64 {
         let entries = fs::read_dir(self.index_dir()).into_iter().flatten().flatten();

@@ -111,9 +111,13 @@ impl IndexSource for MemorySource {
     }
 }
 
+/// How many bytes may still be written to the disk that a directory is on; `None` if that cannot be told.
+type Room = Arc<dyn Fn(&Path) -> Option<u64> + Send + Sync>;
+
 /// The real one: sled, below the store's directory.
 pub struct SledSource {
     home: IndexHome,
+    room: Room,
     dir: PathBuf,
     current: Option<Arc<SledIndex>>,
     /// Indexes that were replaced while others may have held them.
@@ -133,38 +137,60 @@ impl SledSource {
     pub fn new(dir: &Path) -> Self {
         Self {
             home: IndexHome::new(dir, current_boot_id()),
+            room: Arc::new(room_on_disk),
             dir: dir.to_path_buf(),
             current: None,
             replaced: Vec::new(),
         }
     }
+
+    /// The same, on a disk that has as much room as it is told.
+    #[cfg(test)]
+    pub(super) fn with_room(mut self, room: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        self.room = Arc::new(move |_: &Path| Some(room()));
+        self
+    }
 }
 
-fn check_room(dir: &Path) -> Result<(), IndexError> {
-    let room = rustix::fs::statvfs(dir).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
-    match room {
-        Ok(bytes) if bytes < LEAST_ROOM_BYTES => {
-            let what = format!("the disk is nearly full ({bytes} bytes left), and sled does not survive a full one");
-            Err(IndexError::Corrupt { path: dir.to_path_buf(), what })
+impl SledSource {
+    /// Sees to it that there is room for sled, if need be by giving up indexes that are not in use. What is left of them would
+    /// only keep the log from the room that it needs to be made shorter, and another is built once there is room again.
+    fn make_room(&mut self) -> Result<(), IndexError> {
+        let Err(_) = self.check_room() else { return Ok(()) };
+        self.home.drop_old()?;
+        let Err(short) = self.check_room() else { return Ok(()) };
+        if self.current.is_none() {
+            self.home.drop_all()?;
         }
-        _ => Ok(()),
+        Err(short)
     }
+}
+
+fn room_on_disk(dir: &Path) -> Option<u64> {
+    let stat = rustix::fs::statvfs(dir).ok()?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+fn check_room(dir: &Path, room: &Room) -> Result<(), IndexError> {
+    let Some(bytes) = room(dir).filter(|bytes| *bytes < LEAST_ROOM_BYTES) else { return Ok(()) };
+    let what = format!("the disk is nearly full ({bytes} bytes left), and sled does not survive a full one");
+    Err(IndexError::Corrupt { path: dir.to_path_buf(), what })
 }
 
 impl IndexSource for SledSource {
     fn open(&mut self, clean: bool) -> Result<Arc<dyn Index>, String> {
-        check_room(&self.dir).map_err(|why| why.to_string())?;
+        self.make_room().map_err(|why| why.to_string())?;
         let index = Arc::new(self.home.open(clean).map_err(|why| why.to_string())?);
         self.current = Some(Arc::clone(&index));
         Ok(index)
     }
 
     fn rebuild(&mut self, records: Records<'_>, position: IndexPosition) -> Result<Arc<dyn Index>, IndexError> {
-        check_room(&self.dir)?;
-        let dir = self.dir.clone();
+        self.make_room()?;
+        let (dir, room) = (self.dir.clone(), Arc::clone(&self.room));
         let records = records.enumerate().map(move |(n, record)| {
             if n % RECORDS_PER_CHECK == 0 {
-                check_room(&dir).map_err(crate::crdt::BaseError::from)?;
+                check_room(&dir, &room).map_err(crate::crdt::BaseError::from)?;
             }
             record
         });
@@ -201,7 +227,7 @@ impl IndexSource for SledSource {
     }
 
     fn check_room(&self) -> Result<(), IndexError> {
-        check_room(&self.dir)
+        check_room(&self.dir, &self.room)
     }
 
     fn distrust(&mut self) {

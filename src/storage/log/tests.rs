@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::crdt::VersionVector;
-use crate::storage::disk::MemDisk;
+use crate::crdt::{Dot, Element, Entry, Op, OpBody, ReplicaId, Seq, VersionVector};
+use crate::storage::StoreError;
+use crate::storage::disk::{MemDisk, RealDisk};
 use crate::storage::{IndexPosition, Lsn};
 
 const DIR: &str = "/log";
@@ -78,4 +79,53 @@ fn a_segment_is_as_long_as_the_next_one_says() {
     let length = usize::try_from(shorter.length).unwrap();
     disk.tamper(&path(1), |bytes| bytes.truncate(length));
     assert_eq!(read(&disk, &[1, 2]), None, "a frame is missing");
+}
+
+fn batch(lsn: u64) -> Vec<u8> {
+    let dot = Dot::new(ReplicaId::from_random(1), Seq(lsn));
+    let entry = Entry::Op(Op { dot, body: OpBody::Add(Element::from_canonical(b"1")) });
+    let mut payload = Vec::new();
+    codec::encode_batch(&mut payload, Lsn(lsn), None, &[entry]);
+    payload
+}
+
+#[test]
+fn only_the_batch_that_the_next_segment_repeats_may_be_missing() {
+    let disk = MemDisk::default();
+    let header = |counter, previous, lsn| {
+        let (nonce, vv) = (100 + u128::from(counter), VersionVector::new());
+        SegmentHeader { counter, nonce, previous, lsn: Lsn(lsn), vv, repeats: previous.is_some() }
+    };
+    let mut first = LogWriter::create(&disk, Path::new(DIR), header(1, None, 0), None).unwrap();
+    let mut lengths = vec![first.segment().length];
+    for lsn in 1..=3 {
+        first.append(&batch(lsn)).unwrap();
+        lengths.push(first.segment().length);
+    }
+    let last = batch(3);
+    LogWriter::create(&disk, Path::new(DIR), header(2, Some(first.segment().end()), 3), Some(&last)).unwrap();
+    let whole = disk.files().remove(&path(1)).unwrap();
+    for (frames, sound) in [(3, true), (2, true), (1, false), (0, false)] {
+        disk.tamper(&path(1), |bytes| {
+            bytes.clone_from(&whole);
+            bytes.truncate(usize::try_from(lengths[frames]).unwrap());
+        });
+        let mut seen = Vec::new();
+        let read = read_log(&disk, Path::new(DIR), &[1, 2], None, &mut |visit| {
+            seen.push(visit.frame.payload.to_vec());
+            Ok(())
+        });
+        assert_eq!(read.is_ok(), sound, "{frames} frames are left");
+        assert!(!sound || seen[..2] == [batch(1), batch(2)] && seen.last() == Some(&last));
+    }
+}
+
+/// Damage is told as such, and the disk's failures as what they are: they may pass.
+#[test]
+fn a_segment_that_cannot_be_read_is_not_taken_for_one_that_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let read = || read_log(&RealDisk, dir.path(), &[1], None, &mut |_| Ok(())).map(drop);
+    assert!(matches!(read(), Err(StoreError::Damaged { .. })));
+    std::fs::create_dir(dir.path().join(segment::file_name(1))).unwrap();
+    assert!(matches!(read(), Err(StoreError::Io { .. })));
 }

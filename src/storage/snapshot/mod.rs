@@ -118,8 +118,8 @@ fn block_checksum(nonce: u128, offset: u64, payload: &[u8]) -> u32 {
 mod tests {
     use std::path::Path;
 
-    use super::super::Counts;
-    use super::super::disk::MemDisk;
+    use super::super::disk::{MemDisk, RealDisk};
+    use super::super::{Counts, StoreError};
     use super::*;
     use crate::crdt::{Answer, Answered, Answers, AskedHash, Base, Dot, Element, Record, RequestKey, Seq, TagList};
 
@@ -162,7 +162,9 @@ mod tests {
     #[test]
     fn a_snapshot_gives_back_the_answers_in_their_order() {
         let snapshot = written(&MemDisk::default());
-        assert!(snapshot.answer_blocks.len() > 1, "the test wants several blocks");
+        let (_, full) = snapshot.answer_blocks.split_last().unwrap();
+        assert!(!full.is_empty(), "the test wants several blocks");
+        assert!(full.iter().all(|block| (BLOCK_BYTES..BLOCK_BYTES + 200).contains(&(block.payload_bytes as usize))));
         assert_eq!(snapshot.answers().unwrap(), answers());
         assert_eq!(snapshot.state().unwrap().answers, answers());
     }
@@ -230,8 +232,18 @@ mod tests {
         assert!(read(&mut |_| ()).is_ok());
         for at in (0..bytes.len()).step_by(149).chain(bytes.len() - 200..bytes.len()).chain(0..200) {
             assert!(read(&mut |b| b[at] ^= 0x10).is_err(), "byte {at}");
-            assert!(read(&mut |b| b.truncate(at)).is_err(), "cut at {at}");
+            let cut = read(&mut |b| b.truncate(at));
+            assert!(matches!(cut, Err(StoreError::Damaged { .. })), "cut at {at}: {cut:?}");
         }
+    }
+
+    #[test]
+    fn a_snapshot_that_cannot_be_read_is_not_taken_for_one_that_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(file_name(Lsn(1)));
+        assert!(matches!(Snapshot::open(&RealDisk, &path), Err(StoreError::Damaged { .. })));
+        std::os::unix::fs::symlink(&path, &path).unwrap();
+        assert!(matches!(Snapshot::open(&RealDisk, &path), Err(StoreError::Io { .. })), "it leads to itself");
     }
 
     #[test]

@@ -75,6 +75,19 @@ mod tests {
     }
 
     #[test]
+    fn as_much_is_set_aside_as_there_is_room_for() {
+        for room in [0, SLACK_BYTES - 1, SLACK_BYTES, FULL_BYTES / 2, FULL_BYTES - 1, FULL_BYTES] {
+            let (disk, dir) = (MemDisk::default(), Path::new("/store"));
+            disk.create_dir(dir).unwrap();
+            disk.set_capacity(Some(disk.used_bytes() + room));
+            set_aside(&disk, dir);
+            let found = disk.open(&path(dir)).and_then(|file| file.len()).ok();
+            let most = room / SLACK_BYTES * SLACK_BYTES;
+            assert_eq!(found, (most > 0).then_some(most), "{room} bytes of room");
+        }
+    }
+
+    #[test]
     fn the_reserve_outlives_a_power_cut() {
         let (disk, dir) = (MemDisk::default(), Path::new("/store"));
         disk.create_dir(dir).unwrap();

@@ -345,6 +345,19 @@ fn files_are_for_their_owner_alone_and_their_size_is_told() {
     assert_eq!(mode(&store.path().join("index.state")), 0o600);
 }
 
+/// Else a clean stop could note an index as closed that is still in sled's buffers.
+#[test]
+fn what_is_synced_is_in_the_files() {
+    let store = store(true);
+    let mut home = home_in(store.path());
+    let index = home.open(true).unwrap();
+    index.apply(&[put(&element("9"), 9)], at(4)).unwrap();
+    index.sync().unwrap();
+    let copy = IndexCopy::take(store.path()).unwrap();
+    let found = copy.look(|index| Ok::<_, IndexError>((index.position(), list(index, &[])))).unwrap();
+    assert_eq!(found, (at(4), ["1/1", "1/2", "2/3", "9/9"].map(str::to_owned).to_vec()));
+}
+
 #[test]
 fn an_index_that_is_distrusted_is_not_opened_again() {
     let store = store(true);

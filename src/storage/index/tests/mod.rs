@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use proptest::prelude::*;
@@ -135,6 +135,9 @@ fn a_step_without_changes_moves_the_position() {
     on_each(|index| {
         index.apply(&[], at(5)).unwrap();
         assert_eq!((index.position(), index.counts()), (at(5), Counts::default()));
+        assert_eq!(index.standing().unwrap(), (at(5), Counts::default()), "as its records have it");
+        index.apply(&[put(&element("1"), 2)], at(6)).unwrap();
+        assert_eq!(index.standing().unwrap(), (at(6), counts(1, 1)));
     });
 }
 

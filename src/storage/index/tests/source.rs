@@ -90,3 +90,61 @@ fn an_index_that_its_source_distrusts_is_not_opened_again() {
     drop(source);
     assert!(SledSource::new(store.path()).open(false).is_err());
 }
+
+/// On a full disk sled's threads die, and whoever waits for them waits for ever.
+#[test]
+fn sled_is_not_touched_on_a_disk_that_is_nearly_full() {
+    const LEAST: u64 = 8 << 20;
+    let store = tempfile::tempdir().unwrap();
+    drop(filled(&mut SledSource::new(store.path()), 2));
+    let mut full = SledSource::new(store.path()).with_room(|| LEAST - 1);
+    assert!(full.check_room().is_err());
+    assert!(full.rebuild(Box::new(std::iter::empty()), at(1)).is_err());
+    assert!(full.open(false).is_err());
+    let mut enough = SledSource::new(store.path()).with_room(|| LEAST);
+    assert!(enough.check_room().is_ok());
+    assert!(enough.rebuild(Box::new(std::iter::empty()), at(1)).is_ok());
+}
+
+/// Found by an attack: on a small disk what was left of indexes took the room that the snapshot needed, for good.
+#[test]
+fn indexes_that_are_not_in_use_are_given_up_for_room() {
+    let store = tempfile::tempdir().unwrap();
+    drop(filled(&mut SledSource::new(store.path()), 2));
+    let old = store.path().join("index.old");
+    std::fs::create_dir(&old).unwrap();
+    let there = old.clone();
+    let mut source = SledSource::new(store.path()).with_room(move || if there.exists() { 0 } else { u64::MAX });
+    let index = source.open(false).unwrap();
+    assert!(!old.exists(), "what nobody needs goes first");
+    drop(index);
+    drop(source);
+    let mut source = SledSource::new(store.path()).with_room(|| 0);
+    assert!(source.open(false).is_err());
+    assert!(!store.path().join("index").exists() && !store.path().join("index.state").exists());
+}
+
+#[test]
+fn a_rebuild_ends_when_the_disk_becomes_full_in_the_middle_of_it() {
+    let store = tempfile::tempdir().unwrap();
+    let (read, looks) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (counter, look) = (Arc::clone(&read), Arc::clone(&looks));
+    let mut source = SledSource::new(store.path()).with_room(move || {
+        look.fetch_add(1, Ordering::Relaxed);
+        if counter.load(Ordering::Relaxed) < 5_000 { u64::MAX } else { 0 }
+    });
+    let records = (0..100_000).map(|n| {
+        read.fetch_add(1, Ordering::Relaxed);
+        Ok(Record::new(&element(&format!("{n:08}")), tag(n + 2)))
+    });
+    assert!(source.rebuild(Box::new(records), at(1)).is_err());
+    assert!(read.load(Ordering::Relaxed) < 5_000 + 2 * 4096, "{read:?} records");
+    assert!(looks.load(Ordering::Relaxed) < 10, "it costs a system call: {looks:?}");
+}
+
+#[test]
+fn a_disk_is_asked_how_much_room_it_has() {
+    let room_at = |dir: &Path| SledSource::new(dir).check_room().is_ok();
+    assert!(!room_at(Path::new("/proc")), "there never is any");
+    assert!(room_at(Path::new("/proc/none/such")), "where it cannot be told it is tried");
+}
