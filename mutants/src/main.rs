@@ -18,7 +18,7 @@
 //! tried by `cargo mutants` itself.
 //!
 //! ```text
-//! cargo run --manifest-path mutants/Cargo.toml [-- FILE…]        only those whose file begins so: src/crdt/
+//! cargo run --manifest-path mutants/Cargo.toml [-- PLACE…]       only those whose place begins so: src/crdt/, src/crdt/op.rs:108:
 //! ```
 
 mod list;
@@ -41,7 +41,8 @@ use outcome::{Found, Outcomes};
 use trials::{Ended, Test};
 
 /// Those that need no process of their own come first, and the whole of them is cheap.
-const FIRST: [&str; 9] = ["lib", "set_laws", "store", "store_rules", "storage", "crash", "migrations", "format", "corpus"];
+const FIRST: [&str; 9] =
+    ["lib", "set_laws", "store", "store_rules", "storage", "crash", "migrations", "format", "corpus"];
 /// Those that a mutant which lives through the first is tried against.
 const THEN: [&str; 7] = ["requests", "replicas", "log_damage", "small_scopes", "index_kill", "wire_sync", "sim"];
 /// Tests of real processes: what they say depends on time as well.
@@ -111,7 +112,7 @@ fn main() -> Result<()> {
 }
 
 fn begins(mutant: &Mutant, prefixes: &[String]) -> bool {
-    prefixes.iter().any(|prefix| mutant.file.starts_with(prefix))
+    prefixes.iter().any(|prefix| mutant.file.starts_with(prefix) || mutant.name.starts_with(prefix))
 }
 
 /// Copies what git knows, as it is now, but for the files that mutants are planted into. Those that are the same already stay as
