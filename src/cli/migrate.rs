@@ -17,7 +17,7 @@ first.
 
 Exit codes:
   0  fine; also: nothing was to be done
-  1  failed: the store is damaged, or cannot be read or written
+  1  failed: the store is damaged, or cannot be read or written, or the output cannot be written
   2  wrong usage; also: PATH is neither a store nor a data directory
   3  the store is in use by another process (not with --dry-run)
   4  the store was written by a newer orset";
