@@ -14,7 +14,8 @@ and what was done since comes back from the peers. The index is not copied; the 
 
 Exit codes:
   0  fine
-  1  failed: the store is damaged, or cannot be read, or the copy cannot be written; nothing is left of the copy then
+  1  failed: the store is damaged, or cannot be read, or the copy cannot be written; nothing is left of the copy then.
+     If NEW is there all the same it is complete: only the output could not be written, or NEW's name not be synced
   2  wrong usage; also: STORE is no store, or NEW exists or would lie inside STORE
   4  the store was written by a newer orset";
 

@@ -18,7 +18,8 @@ first.
 
 Exit codes:
   0  fine; also: nothing was to be done
-  1  failed: the store is damaged (which is looked for if there is something to do), or cannot be read or written
+  1  failed: the store is damaged (which is looked for if there is something to do), or cannot be read or written, or the
+     output cannot be written
   2  wrong usage; also: PATH is neither a store nor a data directory
   3  the store is in use by another process (not with --dry-run)
   4  the store was written by a newer orset";

@@ -51,7 +51,7 @@ enum Command {
     /// Show what is in a store, without changing a byte of it and while its node may be running
     #[command(after_help = dump::AFTER_HELP)]
     Dump(dump::DumpArgs),
-    /// Check every byte of a store, and its index; repair what loses nothing
+    /// Check a store's manifest, log and snapshot, and its index's records; repair what loses nothing
     #[command(after_help = verify::AFTER_HELP)]
     Verify(verify::VerifyArgs),
     /// Make a new store of what can be proved of one that refuses to start

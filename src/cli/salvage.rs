@@ -35,7 +35,8 @@ what is missing before it had been removed. What no peer has can be added again 
 
 Exit codes:
   0  fine; what could not be read is listed
-  1  failed: something cannot be read or written; nothing is left of NEW then
+  1  failed: something cannot be read or written; nothing is left of NEW then.
+     If it is there all the same it is complete: only the output could not be written, or NEW's name not be synced
   2  wrong usage; also: BROKEN is no store or nothing is wrong with it, or NEW exists or would lie inside BROKEN
   3  the store is in use by another process
   4  the store, or a file of it, was written by a newer orset";

@@ -24,11 +24,11 @@ pub struct ServeArgs {
     catch_up_ms: u64,
     /// The relay (the first node that is up) spreads new operations at most this often; one after a pause leaves at once.
     /// That is in a cluster of 25 nodes or more; in a smaller one it is as much more often as there are fewer. Keep it a
-    /// little above the network's round trip
+    /// little above the network's round trip. 1 to 60000
     #[arg(long, value_name = "MS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     flush_interval_ms: u64,
     /// The others wait so long before they send new operations to the relay. 300, with a flush interval of 800, halves the
-    /// messages, and takes three times as long
+    /// messages, and takes three times as long. At most 60000
     #[arg(long, value_name = "MS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=60_000))]
     leaf_wait_ms: u64,
     /// Send a digest to a random peer this often; doubling while nothing differs
@@ -41,7 +41,7 @@ pub struct ServeArgs {
     /// 5 s, and it goes deaf to a node that answers one that has gone
     #[arg(long, value_name = "MS", default_value_t = 0)]
     reply_deadline_ms: u64,
-    /// Largest element, in bytes of its canonical JSON text
+    /// Largest element, in bytes of its canonical JSON text; up to 1048576
     #[arg(long, value_name = "BYTES", default_value_t = 64 << 10, value_parser = element_bytes)]
     max_element_bytes: usize,
     /// What to log on stderr: error, warn, info, debug, trace

@@ -11,7 +11,7 @@ use crate::sim::{Failure, Fault, Faults, Options, Tally, run_many};
 /// What `orset sim` ends with.
 pub const EXIT_CODES: &str = "Exit codes:
   0  all is well
-  1  a violation was found; the last lines say which, and how to see it again
+  1  a violation was found; the last lines say which, and how to see it again. Also: the output cannot be written
   2  wrong usage";
 
 /// Options of the simulation.
@@ -23,14 +23,13 @@ pub struct SimArgs {
     /// How many seeds, from the first on
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
-    /// How many nodes
+    /// How many nodes, from 2 to 50
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(2..=50))]
     nodes: u16,
     /// How many steps a seed: a pause, perhaps a fault, and clients' requests
     #[arg(long, value_name = "S", default_value_t = 300)]
     steps: u64,
-    /// Kinds of faults that there are not, separated by commas
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', help = help_of_without())]
     without: Vec<Fault>,
     /// How many seeds at a time [default: as many as there are processors]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -39,6 +38,10 @@ pub struct SimArgs {
     #[cfg(feature = "planted-bugs")]
     #[arg(long, value_name = "NAME")]
     plant: Option<String>,
+}
+
+fn help_of_without() -> String {
+    format!("Kinds of faults that there are not, separated by commas, of: {}", Fault::names())
 }
 
 /// Runs the seeds, and says how they went. Gives the exit code.

@@ -22,7 +22,7 @@ pub struct TestArgs {
     /// The node's program, in any language; its arguments come after `--`. Default: this program's `serve`
     #[arg(long, value_name = "FILE")]
     bin: Option<PathBuf>,
-    /// How many nodes
+    /// How many nodes, from 1 to 1000
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
     node_count: u16,
     /// How long clients send requests and faults happen, in seconds

@@ -25,7 +25,7 @@ Kinds of findings:
 
 Exit codes:
   0  sound (with --repair: by now)
-  1  there are findings, or the store cannot be read
+  1  there are findings, or the store cannot be read, or the output cannot be written
   2  wrong usage; also: PATH is neither a store nor a data directory
   3  the store is in use by another process (only with --repair)
   4  the store was written by a newer orset";

@@ -91,6 +91,11 @@ impl Fault {
         }
     }
 
+    /// The names of all of them, separated by commas.
+    pub fn names() -> String {
+        Self::ALL.map(Self::name).join(", ")
+    }
+
     /// Whether acknowledged operations may be lost with it.
     pub fn loses_stores(self) -> bool {
         matches!(self, Self::Wipe | Self::Rollback | Self::Copy)
@@ -107,8 +112,7 @@ impl FromStr for Fault {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        let names = || Self::ALL.map(Self::name).join(", ");
-        Self::ALL.into_iter().find(|fault| fault.name() == name).ok_or_else(|| format!("one of {}", names()))
+        Self::ALL.into_iter().find(|fault| fault.name() == name).ok_or_else(|| format!("one of {}", Self::names()))
     }
 }
 

@@ -28,11 +28,11 @@ temporary files (TMPDIR; it needs that much room) under the store's lock, and th
 index cannot be shown.
 
 JSON: a store is one object, a data directory an array of them; with ndjson every line is an object that names its \
-store and its kind (summary, element, entry, index, index_element, history, difference). Elements are the JSON values themselves.
+store and its kind (summary, element, entry, answer, index, index_element, history, difference). Elements are the JSON values themselves.
 
 Exit codes:
   0  fine, also if nobody reads to the end, or the index is missing or broken
-  1  failed: the store is damaged (file and offset are named), or cannot be read
+  1  failed: the store is damaged (file and offset are named), or cannot be read, or the output cannot be written
   2  wrong usage; also: PATH is neither a store nor a data directory
   3  the store is in use by another process (only with --section index)
   4  the store was written by a newer orset";
