@@ -274,7 +274,7 @@ mod tests {
         let mut decoder = Decoder::new(Limits { max_element_bytes: 5, ..Limits::default() });
         let mut code = |body: &str| {
             let line = format!(r#"{{"src":"c1","dest":"n1","body":{{{body},"msg_id":1}}}}"#);
-            decoder.decode(line.as_bytes(), 5, || Uuid::nil()).err().is_some()
+            decoder.decode(line.as_bytes(), 5, Uuid::nil).err().is_some()
         };
         for refused in [r#""type":"or_set_add","element":"long""#, r#""type":"or_set_add_many","elements":["long"]"#] {
             assert!(code(refused), "{refused}");
