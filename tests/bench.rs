@@ -204,6 +204,20 @@ fn our_node_is_valid_when_stores_are_wiped_and_rolled_back() {
     assert!(lost > 0 && results["or_set"]["adds_at_risk"].as_u64() > Some(0), "{results}");
 }
 
+/// What a partitioned node had acknowledged goes with its store, if nobody else had heard of it.
+#[test]
+fn the_sets_without_removes_are_valid_when_stores_are_wiped_and_rolled_back() {
+    for workload in ["g-set", "broadcast"] {
+        let run = bench(&format!(
+            "-w {workload} --node-count 3 --time-limit 5 --rate 150 --recovery 5 \
+             --nemesis wipe,rollback,partition --nemesis-interval 0.7 --seed 2"
+        ));
+        // On a busy machine the nodes may be down all the time, and nothing is known then.
+        assert_ne!(run.results()["valid"], Value::Bool(false), "{}", run.said());
+        assert!(run.node_figure("wipes") > 0 && run.node_figure("rollbacks") > 0, "{}", run.said());
+    }
+}
+
 #[test]
 fn a_node_that_is_down_can_be_wiped_again() {
     // Two nodes with faults all the time: some wipe finds its node wiped, and kept down by a kill.

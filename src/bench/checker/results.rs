@@ -279,6 +279,10 @@ pub struct SetFullFigures {
     pub lost_count: u64,
     /// All others: no read began after they were known, or they never were (no answer, and no read shows them).
     pub never_read_count: u64,
+    /// Elements that no read holds from some moment on, as a wipe or a rollback may have taken the only store that held
+    /// them.
+    #[serde(default)]
+    pub undone_count: u64,
     /// Stable elements that a read lacked which began after they were known.
     pub stale_count: u64,
     /// Elements that a read held twice.

@@ -116,6 +116,9 @@ fn sets(out: &mut String, results: &Results) -> std::fmt::Result {
             converged(set.converged_after_s),
             set.never_read_count
         )?;
+        if set.undone_count > 0 {
+            writeln!(out, "  {:<12} {} by wipes and rollbacks", "undone", set.undone_count)?;
+        }
     }
     Ok(())
 }
