@@ -263,3 +263,20 @@ fn the_python_node_of_the_examples_is_valid_under_every_fault() {
     let results = run.is_valid();
     assert_eq!(results["faults"].as_object().map(serde_json::Map::len), Some(7), "{results}");
 }
+
+/// A node that babbles is caught by its lines, and the summary names them as an editor counts.
+#[test]
+fn the_lines_of_an_anomaly_are_counted_from_one() {
+    let node = faulty_node();
+    let options = "--node-count 1 --time-limit 1 --rate 50 --recovery 1 --seed 1";
+    let run = bench(&format!("--bin {} {options} -- babbles {{data}}/{{node}}", node.display()));
+    let said = run.said();
+    let told = said.lines().find(|line| line.starts_with("  bad-line")).expect("an anomaly");
+    let number: usize =
+        told.rsplit_once("(line ").expect("its line").1.trim_end_matches(')').parse().expect("one line");
+    let history = std::fs::read_to_string(run.latest().join("history.jsonl")).expect("a history");
+    let line: Value = serde_json::from_str(history.lines().nth(number - 1).expect("it is there")).expect("JSON");
+    assert_eq!(line["change"], "bad-line", "{told}: {line}");
+    let results = run.results();
+    assert_eq!(results["anomalies"][0]["operations"][0], line["index"], "results.json names its index");
+}

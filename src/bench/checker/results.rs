@@ -103,11 +103,24 @@ pub struct Anomaly {
     pub kind: AnomalyKind,
     /// What happened, for people.
     pub text: String,
-    /// The lines of the history that prove it, by index: invocations, or what happened to a node.
+    /// The lines of the history that prove it, by their `index`: invocations, or what happened to a node.
     pub operations: Vec<usize>,
     /// The node that did it, if that can be said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
+}
+
+impl fmt::Display for Anomaly {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)?;
+        // People count lines from 1.
+        let lines: Vec<String> = self.operations.iter().map(|index| (index + 1).to_string()).collect();
+        match lines.as_slice() {
+            [] => Ok(()),
+            [line] => write!(f, " (line {line})"),
+            lines => write!(f, " (lines {})", lines.join(", ")),
+        }
+    }
 }
 
 /// The rules that can be broken. The names are stable.

@@ -63,7 +63,7 @@ fn write(out: &mut String, results: &Results, dir: Option<&Path>) -> std::fmt::R
         writeln!(out, "  {:<12} {why}", "unknown")?;
     }
     for anomaly in results.anomalies.iter().take(SHOWN) {
-        writeln!(out, "  {:<12} {} (lines {:?})", anomaly.kind.name(), anomaly.text, anomaly.operations)?;
+        writeln!(out, "  {:<12} {anomaly}", anomaly.kind.name())?;
     }
     let count: u64 = results.anomaly_counts.values().sum();
     if count > SHOWN as u64 {

@@ -66,7 +66,7 @@ impl Checker<'_> {
         let history = self.history;
         for operation in &history.operations {
             if let Some(again) = operation.contradicted {
-                let text = || format!("asked for again, it got another answer (line {})", again.index);
+                let text = || format!("asked for again, it got another answer (line {})", again.line());
                 self.wrong(AnomalyKind::AnotherAnswer, operation.node, &[operation], text);
             }
         }
