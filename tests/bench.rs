@@ -264,12 +264,24 @@ fn the_python_node_of_the_examples_is_valid_under_every_fault() {
     assert_eq!(results["faults"].as_object().map(serde_json::Map::len), Some(7), "{results}");
 }
 
+#[test]
+fn a_number_out_of_its_bounds_is_refused_with_both_of_them() {
+    for (option, bounds) in
+        [("--latency 1e300", "from 0 to 1000000000"), ("--rate 1e300", "above 0, at most 1000000000")]
+    {
+        let run = bench(option);
+        assert_eq!(run.output.status.code(), Some(2), "{}", run.said());
+        assert!(run.said().contains(bounds), "{}", run.said());
+    }
+}
+
 /// A node that babbles is caught by its lines, and the summary names them as an editor counts.
 #[test]
-fn the_lines_of_an_anomaly_are_counted_from_one() {
+fn the_lines_of_an_anomaly_are_counted_from_one_and_one_node_is_one() {
     let node = faulty_node();
     let options = "--node-count 1 --time-limit 1 --rate 50 --recovery 1 --seed 1";
     let run = bench(&format!("--bin {} {options} -- babbles {{data}}/{{node}}", node.display()));
+    assert!(run.said().contains(" on 1 node, seed 1"), "{}", run.said());
     let said = run.said();
     let told = said.lines().find(|line| line.starts_with("  bad-line")).expect("an anomaly");
     let number: usize =

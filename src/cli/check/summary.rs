@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 
+use super::super::plural;
 use crate::bench::checker::{NodeFigures, Quantiles, Results, StatsOfKind, Validity};
 
 /// So many anomalies are shown.
@@ -75,7 +76,8 @@ fn write(out: &mut String, results: &Results, dir: Option<&Path>) -> std::fmt::R
         Validity::Invalid => "INVALID",
         Validity::Unknown => "UNKNOWN",
     };
-    write!(out, "{verdict}  {} on {} nodes, seed {}", results.workload.name(), results.nodes.len(), results.seed)?;
+    let nodes = plural(results.nodes.len(), "node");
+    write!(out, "{verdict}  {} on {nodes}, seed {}", results.workload.name(), results.seed)?;
     match dir {
         Some(dir) => writeln!(out, "\n{}", dir.join("report.html").display()),
         None => writeln!(out),
