@@ -421,3 +421,34 @@ fn without_fuse_the_run_refuses_the_nemesis_before_any_node_is_started() {
     assert!(said.contains("power needs FUSE") && said.contains("/dev/fuse"), "{said}");
     assert!(!dir.path().join("store").exists(), "nothing was begun");
 }
+
+#[test]
+fn power_can_be_cut_by_a_user_who_is_not_root() {
+    let nobody = 65534;
+    // Where that user gets at everything: the build need not lie in such a place.
+    let dir = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(dir.path(), Some(nobody), Some(nobody)).unwrap();
+    let program = dir.path().join("orset");
+    fs::copy(binary(), &program).unwrap();
+    let user = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    let as_nobody = |program: &OsStr, args: &str| {
+        let mut command = Command::new("setpriv");
+        command.args(user).arg(program).args(args.split_ascii_whitespace()).current_dir(dir.path()).output()
+    };
+    if !as_nobody(program.as_ref(), "--version").is_ok_and(|output| output.status.success()) {
+        return support::skipped("this process may not become another user by setpriv");
+    }
+    if !as_nobody("fusermount3".as_ref(), "--version").is_ok_and(|output| output.status.success()) {
+        return support::skipped("there is no fusermount3");
+    }
+    let options =
+        "test --nemesis power,wipe,rollback --nemesis-interval 1 --time-limit 4 --node-count 3 --recovery 4 --seed 9";
+    let output = as_nobody(program.as_ref(), options).unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    if said.contains("cannot mount a file system") {
+        return support::skipped(&format!("fusermount3 does not mount here: {said}"));
+    }
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains(" cuts; "), "{said}");
+    assert_eq!(mounts_under(dir.path()), Vec::<PathBuf>::new());
+}

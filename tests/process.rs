@@ -273,6 +273,7 @@ fn replies_that_would_come_too_late_are_not_sent() {
     node.stop();
     let replies = node.drain();
     assert!(!replies.iter().any(|line| line.in_reply_to() == Some(late)), "{replies:?}");
+    node.process.stderr.wait_for("1 reply was too late and not sent");
 }
 
 /// A node that was told 3,000 lines and whose replies nobody reads: its output pipe is full.

@@ -23,7 +23,7 @@ const INIT_OK: &str = r#"{"src": "n1", "dest": "c0", "body": {"type": "init_ok",
 const ECHO: &str = r#"while read -r line; do
     case $line in *'"init"'*) echo "$INIT_OK";; *) printf 'heard %s\n' "$line";; esac; done"#;
 /// No kill comes.
-const QUIET: [&str; 2] = ["--kill-after", "1000000"];
+const QUIET: [&str; 4] = ["--kill-after", "0", "--kill-until", "0"];
 /// One kill comes soon, and then the node stays down: that it came back within a minute has a chance of one in half a
 /// million.
 const ONE_KILL: [&str; 6] = ["--kill-after", "0", "--kill-interval", "0.05", "--restart-after", "31536000"];
@@ -417,6 +417,8 @@ fn wrong_usage_is_2_and_what_cannot_be_started_is_1() {
     for (args, code, word) in [
         (&["--kill-interval", "0"][..], 2, "0.01"),
         (&["--kill-after", "soon"], 2, "seconds"),
+        (&["--kill-after", "30", "--kill-until", "20"], 2, "--kill-after 30 is later than --kill-until 20"),
+        (&["--kill-until", "3"], 2, "--kill-after 5 is later than --kill-until 3"),
         (&["--drain=-1"], 2, "seconds"),
         (&["serve"], 2, "unexpected argument"),
         (&["--bin", "/nonexistent/node"], 1, "cannot start /nonexistent/node"),

@@ -77,6 +77,12 @@ enum Command {
     Sim(sim::SimArgs),
 }
 
+/// So many of something, in words that have their plural in -s or, after -ch, in -es.
+fn plural(count: usize, what: &str) -> String {
+    let end = if what.ends_with("ch") { "es" } else { "s" };
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}{end}") }
+}
+
 /// The user has asked for something that there is not.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]

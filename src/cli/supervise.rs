@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::Usage;
 use crate::supervise::rules::Plan;
 use crate::supervise::{self, SuperviseOptions};
 
@@ -82,6 +83,11 @@ fn ms(time: Duration) -> u64 {
 
 /// Supervises a node; returns the exit code.
 pub fn run(args: SuperviseArgs) -> anyhow::Result<u8> {
+    let (after, until) = (args.kill_after.as_secs_f64(), args.kill_until.as_secs_f64());
+    if after > until {
+        let why = format!("--kill-after {after} is later than --kill-until {until}: there would be no time for a kill");
+        return Err(Usage(why).into());
+    }
     super::start_logging(&args.log_level);
     let status = supervise::run(SuperviseOptions {
         program: args.bin.unwrap_or_else(|| OURSELVES.into()),

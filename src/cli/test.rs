@@ -90,11 +90,11 @@ fn number(text: &str, allowed: impl Fn(f64) -> bool, what: &str) -> Result<f64, 
 }
 
 fn positive(text: &str) -> Result<f64, String> {
-    number(text, |number| number > 0.0 && number <= 1e9, "a number above 0")
+    number(text, |number| number > 0.0 && number <= 1e9, "a number above 0, at most 1000000000")
 }
 
 fn not_negative(text: &str) -> Result<f64, String> {
-    number(text, |number| (0.0..=1e9).contains(&number), "a number, at least 0")
+    number(text, |number| (0.0..=1e9).contains(&number), "a number from 0 to 1000000000")
 }
 
 fn share(text: &str) -> Result<f64, String> {

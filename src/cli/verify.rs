@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::dump::Format;
-use super::{stores_at, unless_closed};
+use super::{plural, stores_at, unless_closed};
 use crate::repair::mend::mend;
 use crate::repair::verify::{Finding, FindingKind, IndexCheck, Report, verify};
 use crate::storage::StoreError;
@@ -176,11 +176,6 @@ pub fn run(args: &VerifyArgs) -> anyhow::Result<u8> {
 fn json_line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
     serde_json::to_writer(&mut *out, value).map_err(io::Error::from)?;
     writeln!(out)
-}
-
-fn plural(count: usize, what: &str) -> String {
-    let end = if what.ends_with("ch") { "es" } else { "s" };
-    if count == 1 { format!("1 {what}") } else { format!("{count} {what}{end}") }
 }
 
 fn table(out: &mut dyn Write, row: &ReportRow) -> io::Result<()> {

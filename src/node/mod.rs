@@ -439,8 +439,10 @@ impl Node {
         let index = feeder.stop();
         replica.store_mut().close(index)?;
         drop(lock);
-        if self.output.late() > 0 {
-            tracing::info!("{} replies were too late and not sent", self.output.late());
+        match self.output.late() {
+            0 => {}
+            1 => tracing::info!("1 reply was too late and not sent"),
+            late => tracing::info!("{late} replies were too late and not sent"),
         }
         Ok(())
     }

@@ -306,8 +306,10 @@ fn io_error(what: &'static str) -> impl Fn(io::Error) -> SuperviseError {
     move |error| SuperviseError::Io(what, error)
 }
 
+/// Shown, it has three decimals at most: this is the number nearest to them, and whole seconds and a fraction added up
+/// need not be.
 fn seconds(ms: u64) -> f64 {
-    Duration::from_millis(ms).as_secs_f64()
+    ms as f64 / 1000.0
 }
 
 /// The exit code of somebody who ends as that process did: its own, or as shells have it 128 and the signal.
@@ -320,5 +322,18 @@ impl std::fmt::Display for Counters {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         let Self { kills, lost, held, late } = self;
         write!(f, "{kills} kills, {lost} lines lost, {held} held, {late} late replies dropped")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_are_shown_with_three_decimals_at_most() {
+        assert_eq!(seconds(1356).to_string(), "1.356");
+        for ms in 0..100_000 {
+            assert!(seconds(ms).to_string().split('.').nth(1).is_none_or(|decimals| decimals.len() <= 3), "{ms}");
+        }
     }
 }

@@ -11,6 +11,7 @@ pub mod set_full;
 
 mod convergence;
 mod key;
+mod losses;
 mod results;
 
 pub use results::{

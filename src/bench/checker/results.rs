@@ -103,11 +103,24 @@ pub struct Anomaly {
     pub kind: AnomalyKind,
     /// What happened, for people.
     pub text: String,
-    /// The lines of the history that prove it, by index: invocations, or what happened to a node.
+    /// The lines of the history that prove it, by their `index`: invocations, or what happened to a node.
     pub operations: Vec<usize>,
     /// The node that did it, if that can be said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
+}
+
+impl fmt::Display for Anomaly {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)?;
+        // People count lines from 1.
+        let lines: Vec<String> = self.operations.iter().map(|index| (index + 1).to_string()).collect();
+        match lines.as_slice() {
+            [] => Ok(()),
+            [line] => write!(f, " (line {line})"),
+            lines => write!(f, " (lines {})", lines.join(", ")),
+        }
+    }
 }
 
 /// The rules that can be broken. The names are stable.
@@ -279,6 +292,10 @@ pub struct SetFullFigures {
     pub lost_count: u64,
     /// All others: no read began after they were known, or they never were (no answer, and no read shows them).
     pub never_read_count: u64,
+    /// Elements that no read holds from some moment on, as a wipe or a rollback may have taken the only store that held
+    /// them.
+    #[serde(default)]
+    pub undone_count: u64,
     /// Stable elements that a read lacked which began after they were known.
     pub stale_count: u64,
     /// Elements that a read held twice.

@@ -2,6 +2,9 @@
 //! known once its add is answered or a read has shown it. It is stable if the last read that could show it does, lost if
 //! a read that began after it was known lacks it and no later one shows it, and never read otherwise. Beside that: no
 //! element from nowhere, none twice in a read, and all nodes' final reads agree.
+//!
+//! Jepsen's nodes keep their disks. Here an element that is gone for good is not lost but *undone* if a wipe or a rollback
+//! may have undone its add, and no read on another node that kept what it showed had it.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -9,6 +12,7 @@ use serde_json::Value;
 
 use super::figures::quantiles;
 use super::key::key;
+use super::losses::Losses;
 use super::{Anomaly, AnomalyKind, Findings, SetFullFigures, Stale};
 use crate::bench::history::{Acknowledged, History, Moment, Operation, Outcome, Request};
 
@@ -22,18 +26,24 @@ struct Element<'a> {
     known: Option<Moment>,
     last_present: Option<Moment>,
     last_absent: Option<Moment>,
+    /// A wipe or a rollback may have undone its add, and no other node's read is a witness of it.
+    may_be_undone: bool,
 }
 
 /// A read that was answered: when it began, when it ended, and the places of its elements, in order.
 struct Read {
+    node: usize,
     invoked: Moment,
     completed: Moment,
     holds: Vec<bool>,
+    /// No wipe or rollback of its node may have undone what it shows.
+    kept: bool,
 }
 
 /// Judges the adds and reads.
 pub fn check(history: &History, findings: &mut Findings) -> SetFullFigures {
     let mut figures = SetFullFigures::default();
+    let losses = Losses::new(history);
     let mut elements: Vec<Element> = Vec::new();
     let mut places: HashMap<String, usize> = HashMap::new();
     for operation in &history.operations {
@@ -42,12 +52,15 @@ pub fn check(history: &History, findings: &mut Findings) -> SetFullFigures {
             let known = operation.ok().map(|(at, _)| at);
             figures.acknowledged_count += u64::from(known.is_some());
             places.entry(key(element)).or_insert_with(|| {
-                elements.push(Element { value: element, add: operation, known, last_present: None, last_absent: None });
+                let (last_present, last_absent) = (None, None);
+                let may_be_undone = losses.undone_at(operation).is_some();
+                let add = operation;
+                elements.push(Element { value: element, add, known, last_present, last_absent, may_be_undone });
                 elements.len() - 1
             });
         }
     }
-    let reads = reads(history, &elements, &places, &mut figures, findings);
+    let reads = reads(history, &losses, &elements, &places, &mut figures, findings);
     for (place, element) in elements.iter_mut().enumerate() {
         observe(element, place, &reads);
     }
@@ -58,6 +71,7 @@ pub fn check(history: &History, findings: &mut Findings) -> SetFullFigures {
 
 fn reads(
     history: &History,
+    losses: &Losses,
     elements: &[Element],
     places: &HashMap<String, usize>,
     figures: &mut SetFullFigures,
@@ -95,7 +109,8 @@ fn reads(
                 Some(place) => holds[*place] = true,
             }
         }
-        reads.push(Read { invoked: operation.invoked, completed, holds });
+        let (node, invoked, kept) = (operation.node, operation.invoked, losses.keeps(operation));
+        reads.push(Read { node, invoked, completed, holds, kept });
     }
     figures.duplicated_count = twice.len() as u64;
     reads
@@ -105,6 +120,8 @@ fn reads(
 fn observe(element: &mut Element, place: usize, reads: &[Read]) {
     let seen = reads.iter().filter(|read| read.holds[place]).map(|read| read.completed).min();
     element.known = [element.known, seen].into_iter().flatten().min();
+    let witness = |read: &Read| read.holds[place] && read.kept && read.node != element.add.node;
+    element.may_be_undone = element.may_be_undone && !reads.iter().any(witness);
     for read in reads.iter().rev().filter(|read| read.completed > element.add.invoked) {
         let last = if read.holds[place] { &mut element.last_present } else { &mut element.last_absent };
         last.get_or_insert(read.invoked);
@@ -136,6 +153,7 @@ fn judge(history: &History, elements: &[Element], figures: &mut SetFullFigures, 
                     stale.push(Stale { element: value, add, last_absent: absent.index, stable_latency: latency });
                 }
             }
+            (_, Some(absent)) if absent > known && element.may_be_undone => figures.undone_count += 1,
             (present, Some(absent)) if absent > known => {
                 lost.push(after(present, known));
                 figures.lost.push(element.value.clone());
@@ -172,7 +190,9 @@ mod tests {
     use serde_json::json;
 
     use super::super::{AnomalyKind, CheckOptions, Results, Validity, check};
-    use crate::bench::history::{Answer, End, Event, FORMAT, History, Moment, Phase, Request, Run, Workload};
+    use crate::bench::history::{
+        Answer, End, Event, FORMAT, History, Moment, NodeChange, Phase, Request, Run, Workload,
+    };
 
     /// A history of one client a node on nodes n0 and n1.
     struct Script(History);
@@ -208,6 +228,10 @@ mod tests {
         fn read(&mut self, node: usize, elements: &[u64]) {
             let op = self.invoke(node, Request::Read);
             self.ok(op, Answer::Read { elements: elements.iter().map(|element| json!(element)).collect() });
+        }
+
+        fn node(&mut self, node: usize, change: NodeChange) {
+            self.push(Event::Node { node: format!("n{node}"), change });
         }
 
         fn results(mut self, last: &[u64]) -> Results {
@@ -246,6 +270,66 @@ mod tests {
         let results = script.results(&[2]);
         assert_eq!((results.valid, kinds(&results)), (Validity::Invalid, vec![AnomalyKind::LostElement]));
         assert_eq!(results.set_full.expect("its workload").lost, [json!(1)]);
+    }
+
+    /// The element 1 is added on n0 and gone in the end, and something happens in between.
+    fn gone(between: &dyn Fn(&mut Script)) -> (Vec<AnomalyKind>, u64) {
+        let mut script = Script::new();
+        script.add(1, 9);
+        script.add(0, 1);
+        between(&mut script);
+        let results = script.results(&[9]);
+        let figures = results.set_full.as_ref().expect("its workload");
+        let judged = figures.stable_count + figures.lost_count + figures.never_read_count + figures.undone_count;
+        assert_eq!(judged, figures.attempt_count, "{figures:?}");
+        (kinds(&results), figures.undone_count)
+    }
+
+    #[test]
+    fn what_a_wiped_node_had_acknowledged_is_lost_only_if_it_was_read_elsewhere() {
+        let undone = (vec![], 1);
+        let lost = (vec![AnomalyKind::LostElement], 0);
+        let wipe = |script: &mut Script, node: usize| script.node(node, NodeChange::Wiped);
+        assert_eq!(gone(&|script| wipe(script, 0)), undone);
+        assert_eq!(gone(&|_| {}), lost, "nothing has happened");
+        assert_eq!(gone(&|script| script.node(0, NodeChange::Killed)), lost, "a kill takes no store");
+        assert_eq!(gone(&|script| wipe(script, 1)), lost, "another node was wiped");
+        // Read on the node itself, and on another one.
+        let read_and_wiped = |reader: usize, wiped: &[usize]| {
+            gone(&|script| {
+                script.read(reader, &[1, 9]);
+                wiped.iter().for_each(|node| wipe(script, *node));
+            })
+        };
+        assert_eq!(read_and_wiped(0, &[0]), undone);
+        assert_eq!(read_and_wiped(1, &[0]), lost);
+        assert_eq!(read_and_wiped(1, &[0, 1]).0, [], "the witness was wiped as well");
+        // Only what comes after the acknowledgement undoes it.
+        let mut script = Script::new();
+        script.add(1, 9);
+        script.node(0, NodeChange::Wiped);
+        script.add(0, 1);
+        assert_eq!(kinds(&script.results(&[9])), [AnomalyKind::LostElement]);
+    }
+
+    #[test]
+    fn a_rollback_undoes_what_came_after_the_copy() {
+        let rolled_back = |copy_first: bool| {
+            let mut script = Script::new();
+            script.add(1, 9);
+            let copied = NodeChange::Copied;
+            if copy_first {
+                script.node(0, copied.clone());
+            }
+            script.add(0, 1);
+            if !copy_first {
+                script.node(0, copied);
+            }
+            script.node(0, NodeChange::RolledBack);
+            kinds(&script.results(&[9]))
+        };
+        assert_eq!(rolled_back(true), []);
+        assert_eq!(rolled_back(false), [AnomalyKind::LostElement]);
     }
 
     #[test]

@@ -15,6 +15,14 @@ pub struct Moment {
     pub time_ns: u64,
 }
 
+impl Moment {
+    /// The number of the line in `history.jsonl`, from 1, as an editor counts.
+    #[must_use]
+    pub fn line(self) -> usize {
+        self.index + 1
+    }
+}
+
 /// One request and what became of it.
 #[derive(Clone, Debug)]
 pub struct Operation {
@@ -270,10 +278,10 @@ impl History {
         self.run.nodes.iter().position(|node| node == id).ok_or_else(|| format!("unknown node {id:?}"))
     }
 
-    /// The operation whose invocation is line `index`.
+    /// The operation whose invocation has this index.
     ///
     /// # Errors
-    /// If that line is none.
+    /// If what has it is none.
     pub fn operation(&self, index: usize) -> Result<&Operation, String> {
         self.place(index).map(|place| &self.operations[place])
     }
@@ -284,7 +292,7 @@ impl History {
 
     fn place(&self, index: usize) -> Result<usize, String> {
         let place = self.operations.binary_search_by_key(&index, |operation| operation.invoked.index);
-        place.map_err(|_| format!("line {index} is not an invocation"))
+        place.map_err(|_| format!("index {index} is not an invocation"))
     }
 }
 

@@ -10,6 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::time::SystemTime;
 
 use rustix::io::Errno;
+use rustix::process::{getegid, geteuid};
 
 use super::content::Content;
 
@@ -127,7 +128,9 @@ impl Default for Disk {
         let mut disk =
             Disk { inodes: BTreeMap::new(), names: Vec::new(), moment: 0, next_ino: ROOT.0, unsynced_bytes: 0 };
         let dir = Kind::Dir { parent: ROOT, names: BTreeMap::new(), durable: Names::new() };
-        disk.new_inode(dir, Access { mode: 0o700, uid: 0, gid: 0 });
+        // Ours: whoever mounts it is the only one who may use it, and need not be root.
+        let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+        disk.new_inode(dir, Access { mode: 0o700, uid, gid });
         disk
     }
 }

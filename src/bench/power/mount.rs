@@ -49,25 +49,22 @@ impl Drop for Mounted {
 /// Why power cannot be cut here.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the nemesis power needs FUSE, and cannot mount here: {0}. It takes /dev/fuse, and either root or the program fusermount3 (Debian: fuse3)"
+    "the nemesis power needs FUSE, and cannot {0} here: {1}. It takes /dev/fuse, and either root or the program fusermount3 (Debian: fuse3)"
 )]
-pub struct NoPower(io::Error);
+pub struct NoPower(&'static str, io::Error);
 
 /// Tries whether a file system can be mounted and used.
 ///
 /// # Errors
 /// If it cannot.
 pub fn check() -> Result<(), NoPower> {
-    let attempt = || {
-        let dir = tempfile::tempdir()?;
-        let slot = Slot::default();
-        *super::fs::lock(&slot) = Some(super::Disk::default());
-        let mounted = Mounted::new(slot, dir.path())?;
-        let outcome = fs::write(dir.path().join("probe"), b"is it writable?");
-        drop(mounted);
-        outcome
-    };
-    attempt().map_err(NoPower)
+    let dir = tempfile::tempdir().map_err(|error| NoPower("make a directory to mount on", error))?;
+    let slot = Slot::default();
+    *super::fs::lock(&slot) = Some(super::Disk::default());
+    let mounted = Mounted::new(slot, dir.path()).map_err(|error| NoPower("mount a file system", error))?;
+    let outcome = fs::write(dir.path().join("probe"), b"is it writable?");
+    drop(mounted);
+    outcome.map_err(|error| NoPower("write to what it has mounted", error))
 }
 
 /// Waits for the end of its input, which is our death, and unmounts its arguments.

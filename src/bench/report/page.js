@@ -88,7 +88,7 @@ function showAnomalies() {
     const box = element(place, "div", undefined, { class: "anomaly" });
     element(box, "strong", anomaly.kind, { class: "invalid" });
     element(box, "span", " " + (anomaly.node ? anomaly.node + ": " : "") + anomaly.text);
-    element(box, "pre", anomaly.operations.map((line) => data.lines[line] ?? "line " + line).join("\n"));
+    element(box, "pre", anomaly.operations.map((line) => data.lines[line] ?? "line " + (line + 1)).join("\n"));
   }
 }
 

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 
+use super::super::plural;
 use crate::bench::checker::{NodeFigures, Quantiles, Results, StatsOfKind, Validity};
 
 /// So many anomalies are shown.
@@ -63,7 +64,7 @@ fn write(out: &mut String, results: &Results, dir: Option<&Path>) -> std::fmt::R
         writeln!(out, "  {:<12} {why}", "unknown")?;
     }
     for anomaly in results.anomalies.iter().take(SHOWN) {
-        writeln!(out, "  {:<12} {} (lines {:?})", anomaly.kind.name(), anomaly.text, anomaly.operations)?;
+        writeln!(out, "  {:<12} {anomaly}", anomaly.kind.name())?;
     }
     let count: u64 = results.anomaly_counts.values().sum();
     if count > SHOWN as u64 {
@@ -75,7 +76,8 @@ fn write(out: &mut String, results: &Results, dir: Option<&Path>) -> std::fmt::R
         Validity::Invalid => "INVALID",
         Validity::Unknown => "UNKNOWN",
     };
-    write!(out, "{verdict}  {} on {} nodes, seed {}", results.workload.name(), results.nodes.len(), results.seed)?;
+    let nodes = plural(results.nodes.len(), "node");
+    write!(out, "{verdict}  {} on {nodes}, seed {}", results.workload.name(), results.seed)?;
     match dir {
         Some(dir) => writeln!(out, "\n{}", dir.join("report.html").display()),
         None => writeln!(out),
@@ -116,6 +118,9 @@ fn sets(out: &mut String, results: &Results) -> std::fmt::Result {
             converged(set.converged_after_s),
             set.never_read_count
         )?;
+        if set.undone_count > 0 {
+            writeln!(out, "  {:<12} {} by wipes and rollbacks", "undone", set.undone_count)?;
+        }
     }
     Ok(())
 }

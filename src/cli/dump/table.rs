@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::path::Path;
 
+use super::super::plural;
 use super::rows::{
     AnswerRow, DifferenceRow, EntryRow, EventRow, EventWhat, IndexRow, IndexStateRow, SummaryRow, TagRow, What, WhyNot,
 };
@@ -68,10 +69,6 @@ impl<W: Write> Table<W> {
         }
         Ok(())
     }
-}
-
-fn plural(count: usize, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 /// An element, cut if it is long.

@@ -1,12 +1,13 @@
 //! What the history says of each tag: who added it, which removes named it, which may have taken it, and what a wipe or a
 //! rollback may have undone.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use serde_json::Value;
 
 use super::super::key::key;
-use crate::bench::history::{Acknowledged, History, Moment, NodeChange, Operation, Outcome, Phase, Request};
+use super::super::losses::Losses;
+use crate::bench::history::{Acknowledged, History, Moment, Operation, Outcome, Phase, Request};
 
 /// An acknowledged remove that named a tag.
 #[derive(Clone, Copy)]
@@ -118,23 +119,6 @@ pub struct Facts<'a> {
     pub elements: BTreeMap<String, Element<'a>>,
 }
 
-/// Since when what a node did at `invoked` may be undone: the index of the first wipe after it, or of the first rollback
-/// to a copy from before it. Copies are taken while the node is down, so no operation lies on both sides of one.
-pub fn risk(history: &History, node: usize, invoked: Moment) -> Option<usize> {
-    let mut copied: Option<Moment> = None;
-    for life in history.lives.iter().filter(|life| life.node == node) {
-        match life.change {
-            NodeChange::Copied => copied = Some(life.at),
-            NodeChange::Wiped if life.at > invoked => return Some(life.at.index),
-            NodeChange::RolledBack if life.at > invoked && copied.is_none_or(|copied| copied < invoked) => {
-                return Some(life.at.index);
-            }
-            _ => {}
-        }
-    }
-    None
-}
-
 /// Where each node's last final read that was answered begins. What is answered only after that, very late, says nothing
 /// of what the read had to show. A node without one: the end of time.
 fn last_final_reads(history: &History) -> Vec<usize> {
@@ -153,14 +137,12 @@ impl<'a> Facts<'a> {
         let mut facts = Facts { tags: Vec::new(), by_tag: HashMap::new(), elements: BTreeMap::new() };
         let last_reads = last_final_reads(history);
         let settled = |operation: &Operation, completed: Moment| completed.index < last_reads[operation.node];
-        let hurt: HashSet<usize> =
-            history.lives.iter().filter(|life| loses(&life.change)).map(|life| life.node).collect();
-        let risk = |operation: &Operation| {
-            if hurt.contains(&operation.node) { risk(history, operation.node, operation.invoked) } else { None }
-        };
+        let losses = Losses::new(history);
         for operation in &history.operations {
             match &operation.request {
-                Request::Add { element } => facts.take_add(operation, element, risk(operation), &settled),
+                Request::Add { element } => {
+                    facts.take_add(operation, element, losses.undone_at(operation), &settled);
+                }
                 Request::Remove { element } if operation.is_unknown() && operation.phase == Phase::Drain => {
                     facts.elements.entry(key(element)).or_default().drain_unanswered = true;
                 }
@@ -176,7 +158,7 @@ impl<'a> Facts<'a> {
         // Only now are all tags known, also those of adds that were answered late.
         for operation in &history.operations {
             if let Some((completed, Acknowledged::Remove(element, tags))) = operation.acknowledged() {
-                let (at_risk, settled) = (risk(operation), settled(operation, completed));
+                let (at_risk, settled) = (losses.undone_at(operation), settled(operation, completed));
                 let naming = Naming { remove: operation, completed, at_risk, settled };
                 facts.take_remove(naming, element, tags);
             }
@@ -185,7 +167,7 @@ impl<'a> Facts<'a> {
             let takers = &facts.elements[&tag.element].takers;
             tag.takeable = takers.iter().any(|taker| tag.add.invoked.index < taker.until);
         }
-        facts.take_witnesses(history, &risk);
+        facts.take_witnesses(history, &losses);
         facts
     }
 
@@ -237,13 +219,13 @@ impl<'a> Facts<'a> {
 
     /// A read on another node that shows the element, when nobody else had added it by then, has seen that very tag; and
     /// what that node has seen it passes on, unless it loses it itself.
-    fn take_witnesses(&mut self, history: &History, risk: &dyn Fn(&Operation) -> Option<usize>) {
+    fn take_witnesses(&mut self, history: &History, losses: &Losses) {
         if self.tags.iter().all(|tag| tag.at_risk.is_none()) {
             return;
         }
         for operation in &history.operations {
             let Some((completed, Acknowledged::Read(elements))) = operation.acknowledged() else { continue };
-            if risk(operation).is_some() {
+            if !losses.keeps(operation) {
                 continue;
             }
             for value in elements {
@@ -269,8 +251,4 @@ impl<'a> Facts<'a> {
         };
         self.elements.values().filter(missing).filter_map(|element| element.value.cloned()).collect()
     }
-}
-
-fn loses(change: &NodeChange) -> bool {
-    matches!(change, NodeChange::Wiped | NodeChange::RolledBack)
 }

@@ -14,6 +14,7 @@ use std::collections::{BTreeSet, HashMap};
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::losses::Losses;
 use super::{Anomaly, AnomalyKind, DrainFigures, Findings, OrSetFigures};
 use crate::bench::history::{Acknowledged, History, Operation, Outcome, Phase, Request};
 use facts::{Facts, Fate};
@@ -65,7 +66,7 @@ impl Checker<'_> {
         let history = self.history;
         for operation in &history.operations {
             if let Some(again) = operation.contradicted {
-                let text = || format!("asked for again, it got another answer (line {})", again.index);
+                let text = || format!("asked for again, it got another answer (line {})", again.line());
                 self.wrong(AnomalyKind::AnotherAnswer, operation.node, &[operation], text);
             }
         }
@@ -169,6 +170,7 @@ impl Checker<'_> {
 
     fn count(&self) -> OrSetFigures {
         let mut figures = OrSetFigures { elements: self.facts.elements.len() as u64, ..OrSetFigures::default() };
+        let losses = Losses::new(self.history);
         for operation in &self.history.operations {
             let acknowledged = operation.acknowledged().map(|(_, acknowledged)| acknowledged);
             match (&operation.request, acknowledged) {
@@ -178,8 +180,7 @@ impl Checker<'_> {
                 (_, Some(Acknowledged::Remove(_, tags))) => {
                     figures.removes_acknowledged += 1;
                     figures.removes_with_tags += u64::from(!tags.is_empty());
-                    let at_risk = || facts::risk(self.history, operation.node, operation.invoked).is_some();
-                    figures.removes_at_risk += u64::from(at_risk());
+                    figures.removes_at_risk += u64::from(losses.undone_at(operation).is_some());
                 }
                 (_, Some(Acknowledged::Read(_))) => figures.reads_acknowledged += 1,
                 _ => {}
