@@ -280,7 +280,7 @@ fn an_index_that_is_not_the_fold_is_found_and_built_anew() {
         let (sound, code) = verdict(&store, &[]);
         assert_eq!(code, Some(0));
         // Its `Start` is the first entry.
-        (1..sound["lsn"].as_u64().unwrap()).for_each(|n| drop(other.add(&n.to_string())));
+        (1..sound["lsn"].as_u64().unwrap()).for_each(|n| _ = other.add(&n.to_string()));
         other.stop();
         damage(&store, &dir.path().join("other/n1"));
         let (found, code) = verdict(&store, &[]);
