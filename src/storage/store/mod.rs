@@ -87,10 +87,10 @@ impl Default for StoreLimits {
             segment_bytes: 2 << 20,
             min_retention_bytes: 4 << 20,
             max_retention_bytes: 64 << 20,
-            memtable_bytes: 26 << 20,
+            memtable_bytes: 28 << 20,
             recent_bytes: 4 << 20,
             max_join_changes: 16_384,
-            mirror_bytes: 16 << 20,
+            mirror_bytes: 14 << 20,
             index_slack_bytes: 2 << 20,
             max_records_at_start: 32_768,
         }
