@@ -2,30 +2,20 @@
 //! power, and opened again: what was acknowledged is there, what was removed is not, and what a recovery has shown
 //! survives the next power cut.
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
-use orset::crdt::{Element, NodeId, OpBody, Tag};
+use orset::crdt::{Element, OpBody, Tag};
 use orset::sim::slot::SMALL;
 use orset::storage::disk::{DiskFault, MemDisk};
-use orset::storage::{IndexSource, MemorySource, NoIndex, Recovery, Store, StoreError, StoreLimits, StoreOptions};
-
-const DIR: &str = "/n1";
+use orset::storage::{IndexSource, MemorySource, NoIndex, Recovery, Store, StoreError, StoreLimits};
+use support::on_disk::{DIR, options};
 
 fn open(disk: &MemDisk, seed: u128, source: &mut dyn IndexSource) -> Result<(Store, Recovery), StoreError> {
-    let mut counter = seed << 64;
-    let options = StoreOptions {
-        disk: Arc::new(disk.clone()),
-        dir: Path::new(DIR).to_path_buf(),
-        node: NodeId::new("n1").unwrap(),
-        entropy: Box::new(move || {
-            counter += 1;
-            counter
-        }),
-        limits: StoreLimits { index_slack_bytes: 4 << 20, ..SMALL },
-    };
-    Store::open(options, source)
+    let limits = StoreLimits { index_slack_bytes: 4 << 20, ..SMALL };
+    Store::open(options(disk, seed << 64, limits), source)
 }
 
 /// tag → element of everything live.

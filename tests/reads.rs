@@ -9,31 +9,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 
 use orset::crdt::{Element, NodeId};
 use orset::maelstrom::encode;
 use orset::replica::{ElementList, Outgoing, Replica, ReplicaConfig, Reply, Request, Style, Ticket};
 use orset::storage::disk::{Kept, MemDisk};
-use orset::storage::{MemorySource, Store, StoreLimits, StoreOptions};
+use orset::storage::{MemorySource, Store, StoreLimits};
 use proptest::prelude::*;
 use rustix::process::{Pid, Signal};
 use support::node::Node;
+use support::on_disk::options;
 use support::{binary, temp_dir, wait_until};
 
 fn open(disk: &MemDisk, read_piece_bytes: usize) -> Replica {
-    let mut counter = 0;
-    let options = StoreOptions {
-        disk: Arc::new(disk.clone()),
-        dir: Path::new("/n1").to_path_buf(),
-        node: NodeId::new("n1").unwrap(),
-        entropy: Box::new(move || {
-            counter += 1;
-            counter
-        }),
-        limits: StoreLimits::default(),
-    };
-    let (store, recovery) = Store::open(options, &mut MemorySource).unwrap();
+    let (store, recovery) = Store::open(options(disk, 0, StoreLimits::default()), &mut MemorySource).unwrap();
     let mut replica =
         Replica::new(store, &recovery, ReplicaConfig { read_piece_bytes, ..ReplicaConfig::default() }, 1, 0);
     replica.hear_a_line(0);

@@ -1,8 +1,9 @@
 //! Requests with a `request_id` on a simulated disk: a repeated one gets the first answer and changes nothing, whatever
 //! comes between the two.
 
+mod support;
+
 use std::path::Path;
-use std::sync::Arc;
 
 use orset::crdt::{
     Dot, Element, Entry, Incarnation, JoinCommit, JoinId, JoinPart, NodeId, ReplicaId, RequestKey, Seq, VersionVector,
@@ -11,9 +12,8 @@ use orset::repair::salvage::{Plan, salvage};
 use orset::replica::{ErrorCode, Outgoing, Replica, ReplicaConfig, Reply, Request, Style, Ticket, Write};
 use orset::sim::slot;
 use orset::storage::disk::MemDisk;
-use orset::storage::{IndexSource, MemorySource, NoIndex, Replay, Store, StoreError, StoreLimits, StoreOptions};
-
-const DIR: &str = "/n1";
+use orset::storage::{IndexSource, MemorySource, NoIndex, Replay, Store, StoreError, StoreLimits};
+use support::on_disk::{DIR, options};
 
 fn node(name: &str) -> NodeId {
     NodeId::new(name).unwrap()
@@ -34,20 +34,9 @@ struct Client {
 
 impl Client {
     fn try_start(disk: &MemDisk, seed: u128) -> Result<Self, StoreError> {
-        let mut counter = seed << 64;
-        let options = StoreOptions {
-            disk: Arc::new(disk.clone()),
-            dir: Path::new(DIR).to_path_buf(),
-            node: node("n1"),
-            entropy: Box::new(move || {
-                counter += 1;
-                counter
-            }),
-            limits: SMALL,
-        };
         // With an index in every other start.
         let source: &mut dyn IndexSource = if seed.is_multiple_of(2) { &mut MemorySource } else { &mut NoIndex };
-        let (store, recovery) = Store::open(options, source)?;
+        let (store, recovery) = Store::open(options(disk, seed << 64, SMALL), source)?;
         let config = ReplicaConfig { catch_up_ms: 0, ..ReplicaConfig::default() };
         Ok(Self { replica: Replica::new(store, &recovery, config, 7, 1), asked: 0 })
     }

@@ -4,16 +4,16 @@
 //! befalls the process: `kill`, `power-cut`, `tear BYTES` (of the last segment), `flip FILE BYTE`. All is
 //! deterministic, replica ids too. `UPDATE_GOLDENFILES=1` writes what was said; read the diff.
 
+mod support;
+
 use std::error::Error;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use orset::crdt::{Element, NodeId, OpBody};
+use orset::crdt::{Element, OpBody};
 use orset::storage::disk::MemDisk;
-use orset::storage::{NoIndex, Store, StoreLimits, StoreOptions};
-
-const DIR: &str = "/n1";
+use orset::storage::{NoIndex, Store, StoreLimits};
+use support::on_disk::options;
 
 #[derive(Default)]
 struct Session {
@@ -25,18 +25,8 @@ struct Session {
 impl Session {
     fn open(&mut self) -> String {
         self.starts += 1;
-        let mut counter = self.starts << 8;
-        let options = StoreOptions {
-            disk: Arc::new(self.disk.clone()),
-            dir: Path::new(DIR).to_path_buf(),
-            node: NodeId::new("n1").expect("a node id"),
-            entropy: Box::new(move || {
-                counter += 1;
-                counter
-            }),
-            limits: StoreLimits { segment_bytes: 300, min_retention_bytes: 100, ..StoreLimits::default() },
-        };
-        match Store::open(options, &mut NoIndex) {
+        let limits = StoreLimits { segment_bytes: 300, min_retention_bytes: 100, ..StoreLimits::default() };
+        match Store::open(options(&self.disk, self.starts << 8, limits), &mut NoIndex) {
             Err(error) => format!("{error}\n").replace(". Nothing", "\nNothing"),
             Ok((store, found)) => {
                 self.store = Some(store);

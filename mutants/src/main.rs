@@ -41,8 +41,8 @@ use outcome::{Found, Outcomes};
 use trials::{Ended, Test};
 
 /// Those that need no process of their own come first, and the whole of them is cheap.
-const FIRST: [&str; 9] =
-    ["lib", "set_laws", "store", "store_rules", "storage", "crash", "migrations", "format", "corpus"];
+const FIRST: [&str; 8] =
+    ["lib", "set_laws", "store", "storage", "crash", "migrations", "format", "corpus"];
 /// Those that a mutant which lives through the first is tried against.
 const THEN: [&str; 7] = ["requests", "replicas", "log_damage", "small_scopes", "index_kill", "wire_sync", "sim"];
 /// Tests of real processes: what they say depends on time as well.

@@ -5,6 +5,7 @@
 //! compaction  when a snapshot is due, where it may end, and what goes then
 //! index       an index that is rebuilt, replaced, or behind
 //! mirror      a small set is read from memory
+//! rules       what a store asks of its index and of whoever compacts it, what it was earlier, and what it refuses
 //! start       what a start clears away, counts and tells
 //! watched     an index that says when it is read
 //! ```
@@ -12,11 +13,13 @@
 mod compaction;
 mod index;
 mod mirror;
+mod rules;
 mod start;
+#[path = "../support/mod.rs"]
+mod support;
 mod watched;
 
 use std::collections::VecDeque;
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -30,6 +33,7 @@ use orset::storage::store::FeedBatch;
 use orset::storage::{
     Counts, Index, IndexSource, MemorySource, NoIndex, Recovery, Snapshot, Store, StoreLimits, StoreOptions,
 };
+use support::on_disk;
 use watched::Watched;
 
 fn nodes(names: &[&str]) -> Vec<NodeId> {
@@ -44,22 +48,17 @@ fn open_on(disk: &MemDisk, limits: StoreLimits, source: &mut dyn IndexSource) ->
     Store::open(options(disk, limits), source).unwrap()
 }
 
+/// Each start on a disk that was changed meanwhile has random numbers of its own.
 fn options(disk: &MemDisk, limits: StoreLimits) -> StoreOptions {
-    let mut counter = u128::from(disk.changes()) << 64;
-    StoreOptions {
-        disk: Arc::new(disk.clone()),
-        dir: Path::new("/n1").to_path_buf(),
-        node: NodeId::new("n1").unwrap(),
-        entropy: Box::new(move || {
-            counter += 1;
-            counter
-        }),
-        limits,
-    }
+    on_disk::options(disk, u128::from(disk.changes()) << 64, limits)
+}
+
+fn append(store: &mut Store, n: u64) {
+    store.append_local(OpBody::Add(Element::from_canonical(n.to_string().as_bytes())));
 }
 
 fn add(store: &mut Store, n: u64) {
-    store.append_local(OpBody::Add(Element::from_canonical(n.to_string().as_bytes())));
+    append(store, n);
     store.commit().unwrap();
 }
 

@@ -10,9 +10,8 @@ use orset::storage::{
     Counts, Index, IndexError, IndexOutcome, IndexPosition, IndexSource, Lsn, MemorySource, NoIndex, Store, StoreLimits,
 };
 
+use super::on_disk::DIR;
 use super::{add, compact, feed, join, nodes, open_on};
-
-const DIR: &str = "/n1";
 
 fn put(disk: &MemDisk, name: &str) -> PathBuf {
     let path = Path::new(DIR).join(name);

@@ -1,7 +1,7 @@
 //! What the tests of the real binary share: [`bench`] (a run of `orset test`), [`node`] (one process and its two pipes),
 //! [`model`] (what a set may and must hold after what clients were told), [`session`] (golden scripts with one node's
 //! stores), [`cluster`] (several nodes behind a router that loses, delays and doubles
-//! their messages).
+//! their messages). And what those of a store in this process do: [`on_disk`].
 //!
 //! The binary under test is cargo's own, or the one that `ORSET_BIN` names. A randomised test prints its seed; the same
 //! seed in `ORSET_SEED` makes the same choices again (not the same interleaving: that is up to the machine).
@@ -13,6 +13,7 @@ pub mod bench;
 pub mod cluster;
 pub mod model;
 pub mod node;
+pub mod on_disk;
 pub mod router;
 pub mod session;
 

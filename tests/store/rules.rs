@@ -1,43 +1,15 @@
 //! What a store asks of its index and of whoever compacts it, what it was earlier, and what it refuses; on a simulated disk.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use orset::crdt::{Dot, Element, Entry, JoinId, JoinPart, NodeId, OpBody, ReplicaId, Seq};
+use orset::crdt::{Dot, Element, Entry, JoinId, JoinPart, ReplicaId, Seq};
 use orset::storage::disk::{Disk, MemDisk};
 use orset::storage::manifest::Manifest;
 use orset::storage::store::MAX_BATCH_OPS;
-use orset::storage::{IndexSource, Lsn, MemorySource, NoIndex, Replay, Store, StoreError, StoreLimits, StoreOptions};
+use orset::storage::{Lsn, NoIndex, Replay, Store, StoreError, StoreLimits};
 
-const DIR: &str = "/n1";
-
-fn try_open(disk: &MemDisk, limits: StoreLimits, source: &mut dyn IndexSource) -> Result<Store, StoreError> {
-    let mut counter = u128::from(disk.changes()) << 64;
-    let options = StoreOptions {
-        disk: Arc::new(disk.clone()),
-        dir: Path::new(DIR).to_path_buf(),
-        node: NodeId::new("n1").unwrap(),
-        entropy: Box::new(move || {
-            counter += 1;
-            counter
-        }),
-        limits,
-    };
-    Ok(Store::open(options, source)?.0)
-}
-
-fn open(limits: StoreLimits) -> Store {
-    try_open(&MemDisk::default(), limits, &mut MemorySource).unwrap()
-}
-
-fn append(store: &mut Store, n: usize) {
-    store.append_local(OpBody::Add(Element::from_canonical(n.to_string().as_bytes())));
-}
-
-fn add(store: &mut Store, n: usize) {
-    append(store, n);
-    store.commit().unwrap();
-}
+use super::on_disk::DIR;
+use super::{add, append, feed, open, open_on, options};
 
 #[test]
 fn the_index_is_fed_what_it_lacks() {
@@ -60,7 +32,7 @@ fn the_index_is_fed_what_it_lacks() {
 
 #[test]
 fn a_store_without_an_index_feeds_none() {
-    let mut store = try_open(&MemDisk::default(), StoreLimits::default(), &mut NoIndex).unwrap();
+    let mut store = open_on(&MemDisk::default(), StoreLimits::default(), &mut NoIndex).0;
     (0..100).for_each(|n| add(&mut store, n));
     assert!(!store.has_feed() && store.take_feed().is_empty() && !store.is_saturated());
 }
@@ -104,7 +76,7 @@ fn a_batch_is_full_when_a_frame_is() {
     let mut store = open(StoreLimits::default());
     let full = (0..2 * MAX_BATCH_OPS)
         .find(|n| {
-            append(&mut store, *n);
+            append(&mut store, *n as u64);
             store.is_batch_full()
         })
         .unwrap();
@@ -129,10 +101,7 @@ fn there_is_one_compaction_at_a_time_and_none_into_a_state_delta() {
     let records = vec![(Element::from_canonical(b"2"), tag)];
     store.append_join(Entry::JoinPart(JoinPart { join, records, live: Vec::new() })).unwrap();
     store.commit().unwrap();
-    for batch in store.take_feed() {
-        store.index().unwrap().apply(&batch.changes, batch.position).unwrap();
-        store.index_noted(batch.position.lsn);
-    }
+    feed(&mut store);
     store.want_snapshot();
     assert!(store.plan_compaction().unwrap().is_none(), "parts of a state delta are there");
     store.discard_staged();
@@ -144,7 +113,7 @@ fn there_is_one_compaction_at_a_time_and_none_into_a_state_delta() {
 #[test]
 fn a_compaction_is_urgent_once_the_log_grows_faster_than_snapshots_are_made() {
     let limits = StoreLimits { segment_bytes: 400, min_retention_bytes: 4000, ..StoreLimits::default() };
-    let mut store = try_open(&MemDisk::default(), limits, &mut NoIndex).unwrap();
+    let mut store = open_on(&MemDisk::default(), limits, &mut NoIndex).0;
     let planned = (0..1000).find(|n| {
         add(&mut store, *n);
         store.plan_compaction().unwrap().is_some()
@@ -157,7 +126,7 @@ fn a_compaction_is_urgent_once_the_log_grows_faster_than_snapshots_are_made() {
 #[test]
 fn a_store_can_be_read_as_it_was_after_each_entry() {
     let disk = MemDisk::default();
-    let mut store = try_open(&disk, StoreLimits::default(), &mut NoIndex).unwrap();
+    let mut store = open_on(&disk, StoreLimits::default(), &mut NoIndex).0;
     for frame in 0..3 {
         (0..4).for_each(|n| append(&mut store, 10 * frame + n));
         store.commit().unwrap();
@@ -174,19 +143,20 @@ fn a_store_can_be_read_as_it_was_after_each_entry() {
 #[test]
 fn a_snapshot_whose_log_is_gone_is_refused() {
     let disk = MemDisk::default();
-    let mut store = try_open(&disk, StoreLimits::default(), &mut NoIndex).unwrap();
+    let mut store = open_on(&disk, StoreLimits::default(), &mut NoIndex).0;
     (0..9).for_each(|n| add(&mut store, n));
     store.want_snapshot();
     let snapshot = store.plan_compaction().unwrap().unwrap().run().unwrap();
     store.install(snapshot).unwrap();
     drop(store);
     let dir = Path::new(DIR);
-    assert!(try_open(&disk.after_kill(), StoreLimits::default(), &mut NoIndex).is_ok());
+    assert!(Store::open(options(&disk.after_kill(), StoreLimits::default()), &mut NoIndex).is_ok());
     let mut manifest = Manifest::read(&disk, dir).unwrap().unwrap();
     manifest.segments.clear();
     manifest.write(&disk, dir).unwrap();
     for path in disk.files().into_keys().filter(|path| path.extension() == Some("log".as_ref())) {
         disk.remove(&path).unwrap();
     }
-    assert!(matches!(try_open(&disk, StoreLimits::default(), &mut NoIndex), Err(StoreError::Damaged { .. })));
+    let refused = Store::open(options(&disk, StoreLimits::default()), &mut NoIndex);
+    assert!(matches!(refused, Err(StoreError::Damaged { .. })));
 }
