@@ -7,7 +7,6 @@ use clap::Args;
 use super::stores_at;
 use crate::storage::disk::RealDisk;
 use crate::storage::envelope::FORMAT_VERSION;
-use crate::storage::manifest::Manifest;
 use crate::storage::migrations::TODAY;
 use crate::storage::{Replay, StoreError, StoreLock};
 
@@ -61,9 +60,7 @@ fn migrate(store: &Path, dry_run: bool) -> Result<String, StoreError> {
         return Ok(format!("{}: format {FORMAT_VERSION}, nothing to be done", store.display()));
     }
     // What is damaged is left as it is, as by a start.
-    if let Some(manifest) = Manifest::read(&RealDisk, store)? {
-        Replay::check(&RealDisk, store, &manifest)?;
-    }
+    Replay::check_store(&RealDisk, store)?;
     if !dry_run {
         TODAY.bring_up(&RealDisk, store, None)?;
     }

@@ -135,10 +135,14 @@ pub(super) fn heap_bytes(key: &RecordKey, long_element: Option<&Element>) -> usi
     key.heap_bytes() + long_element.map_or(0, |element| element.as_bytes().len())
 }
 
-/// What a change costs.
+/// What a change has on the heap.
+fn heap_of(key: &RecordKey, change: &Change) -> usize {
+    heap_bytes(key, if let Change::Put(long_element) = change { long_element.as_ref() } else { None })
+}
+
+/// What a change costs in a map.
 fn weight(key: &RecordKey, change: &Change) -> usize {
-    let long_element = if let Change::Put(long_element) = change { long_element.as_ref() } else { None };
-    share_of_nodes::<(RecordKey, Change)>() + heap_bytes(key, long_element)
+    share_of_nodes::<(RecordKey, Change)>() + heap_of(key, change)
 }
 
 impl Memtable {

@@ -242,13 +242,16 @@ fn check_index(
     let path = store.join("index").join(copy.state().number.to_string());
     let replay = report.replay.as_ref().expect("it starts");
     let snapshot_lsn = replay.snapshot.as_ref().map_or(Lsn(0), |snapshot| snapshot.header().lsn);
-    let looked = copy.look::<_, LookError>(|index| Ok((index.position(), compare(disk, store, replay, index)?)));
+    let looked = copy.look::<_, LookError>(|index| {
+        let position = index.position();
+        let difference = if position.lsn < snapshot_lsn { None } else { compare(disk, store, replay, index)? };
+        Ok((position, difference))
+    });
     match looked {
         // A snapshot may go past an index that takes in nothing any more.
-        Ok((position, _)) if position.lsn < snapshot_lsn => {
-            let at = position.lsn;
+        Ok((IndexPosition { lsn, .. }, _)) if lsn < snapshot_lsn => {
             let why =
-                format!("it ends at LSN {at}, before the snapshot at {snapshot_lsn}; the next start builds it anew");
+                format!("it ends at LSN {lsn}, before the snapshot at {snapshot_lsn}; the next start builds it anew");
             report.index = IndexCheck::NotLookedAt(why);
         }
         Ok((position, None)) => report.index = IndexCheck::Sound(position.lsn),

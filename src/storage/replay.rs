@@ -178,6 +178,14 @@ impl Replay {
         Ok(Self { manifest, snapshot, state, index_fits, lsn, checksum, own, log, joins, feed })
     }
 
+    /// Checks the store in `dir`, if there is one, in whatever format it is.
+    ///
+    /// # Errors
+    /// As [`Replay::check`].
+    pub fn check_store(disk: &dyn Disk, dir: &Path) -> Result<(), StoreError> {
+        Manifest::read(disk, dir)?.map_or(Ok(()), |manifest| Self::check(disk, dir, &manifest))
+    }
+
     /// Checks every checksum of what [`Replay::read`] would read.
     ///
     /// # Errors

@@ -310,7 +310,7 @@ impl IndexHome {
     ///
     /// # Errors
     /// If it cannot be removed.
-    pub fn drop_old(&mut self) -> Result<(), IndexError> {
+    pub fn drop_old(&self) -> Result<(), IndexError> {
         remove_all(&self.old_path())
     }
 

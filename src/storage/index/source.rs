@@ -156,7 +156,9 @@ impl SledSource {
     /// Sees to it that there is room for sled, if need be by giving up indexes that are not in use. What is left of them would
     /// only keep the log from the room that it needs to be made shorter, and another is built once there is room again.
     fn make_room(&mut self) -> Result<(), IndexError> {
-        let Err(_) = self.check_room() else { return Ok(()) };
+        if self.check_room().is_ok() {
+            return Ok(());
+        }
         self.home.drop_old()?;
         let Err(short) = self.check_room() else { return Ok(()) };
         if self.current.is_none() {

@@ -155,10 +155,8 @@ impl Store {
 fn read_or_make_manifest(disk: &dyn Disk, dir: &Path, node: &NodeId) -> Result<(Manifest, bool), StoreError> {
     let path = Manifest::path(dir);
     // A store that is refused is left as it is, in its old format too. (What is of an older format can be read as it is.)
-    if migrations::TODAY.format_of(disk, dir)? < migrations::TODAY.latest()
-        && let Some(manifest) = Manifest::read(disk, dir)?
-    {
-        Replay::check(disk, dir, &manifest)?;
+    if migrations::TODAY.format_of(disk, dir)? < migrations::TODAY.latest() {
+        Replay::check_store(disk, dir)?;
     }
     let found = migrations::TODAY.bring_up(disk, dir, Some(node))?;
     let manifest = Manifest::read(disk, dir)?;
