@@ -13,6 +13,7 @@ pub mod input;
 mod open;
 mod output;
 mod pace;
+mod pipe;
 mod progress;
 
 use std::io::Read;
@@ -123,6 +124,8 @@ pub fn run(options: NodeOptions) -> Result<(), NodeError> {
     if let Some(id) = node.options.node_id.clone() {
         node.open(&id)?;
     }
+    pipe::widen(std::io::stdin().as_fd());
+    pipe::widen(std::io::stdout().as_fd());
     let mut lines = LineBuffer::new(MAX_LINE_BYTES);
     let outcome = node.serve(&mut lines, &woken, &stopped);
     node.finish(outcome, &stopped)
