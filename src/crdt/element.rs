@@ -123,6 +123,11 @@ impl RecordKey {
         Self(KeyBytes::from(&key[..end]))
     }
 
+    /// What is before all keys that begin like this, and no key itself.
+    pub(super) fn bound(bytes: &[u8]) -> Self {
+        Self(KeyBytes::from(bytes))
+    }
+
     /// Checks bytes that come from an index; `None` if they are no key.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let (prefix, tag) = bytes.split_last_chunk::<TAG_BYTES>()?;

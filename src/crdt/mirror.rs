@@ -8,10 +8,9 @@
 //! where that has come, it can be asked.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 
 use super::element::{Element, Record, RecordKey};
-use super::memtable::{BaseError, Change, Records, heap_bytes, share_of_nodes};
+use super::memtable::{BaseError, Change, Records, heap_bytes};
 
 /// See the module's text.
 #[derive(Clone, Debug, Default)]
@@ -23,9 +22,9 @@ pub struct Mirror {
     unknown_from: Option<Vec<u8>>,
 }
 
-/// What a record costs.
+/// What a record costs: its share of B-tree nodes, which are two thirds full, and what it has on the heap.
 fn weight(key: &RecordKey, long_element: Option<&Element>) -> usize {
-    share_of_nodes::<(RecordKey, Option<Element>)>() + heap_bytes(key, long_element)
+    size_of::<(RecordKey, Option<Element>)>() * 3 / 2 + heap_bytes(key, long_element)
 }
 
 impl Mirror {
@@ -114,7 +113,7 @@ impl Mirror {
     }
 
     fn from(&self, from: &[u8]) -> impl Iterator<Item = (&RecordKey, &Option<Element>)> + use<'_> {
-        self.records.range::<[u8], _>((Bound::Included(from), Bound::Unbounded))
+        self.records.range(RecordKey::bound(from)..)
     }
 }
 
