@@ -10,8 +10,9 @@
 //! There are two generations, so that the base can take over the elder in the background and memory is then freed in
 //! one stroke: new changes always go to the younger.
 //!
-//! While nobody looks anything up here, since all records are in a [mirror](super::mirror), changes are only
-//! [appended](Memtable::append), which costs a tenth of finding the place for each.
+//! A change is only appended, to a batch that is shared with whoever brings the base up to date. It gets its place in a
+//! tree when somebody is about to look things up ([`Memtable::sort`]), as that costs ten times as much: adds look nothing
+//! up, nor does a set whose records are all in a [mirror](super::mirror).
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::{Entry, Range};
@@ -58,44 +59,49 @@ impl Base for EmptyBase {
     }
 }
 
+/// Changes in the order made. Whoever has them shares them.
+pub type Batch = Arc<Vec<(RecordKey, Change)>>;
+
 /// Changes, and what they cost.
 #[derive(Clone, Debug, Default)]
 struct Generation {
     sorted: BTreeMap<RecordKey, Change>,
-    /// Those after them, in the order made.
-    appended: Vec<(RecordKey, Change)>,
+    /// Those after them.
+    appended: Vec<Batch>,
+    /// How many are appended.
+    unsorted: usize,
     bytes: usize,
 }
 
 impl Generation {
-    fn insert(&mut self, key: RecordKey, change: Change) {
-        match self.sorted.entry(key) {
-            Entry::Vacant(entry) => {
-                self.bytes += weight(entry.key(), &change);
-                entry.insert(change);
-            }
-            Entry::Occupied(mut entry) => {
-                self.bytes -= weight(entry.key(), entry.get());
-                self.bytes += weight(entry.key(), &change);
-                entry.insert(change);
-            }
+    fn append(&mut self, batch: Batch) {
+        if !batch.is_empty() {
+            self.bytes += batch.iter().map(|(key, change)| weight(key, change)).sum::<usize>();
+            self.unsorted += batch.len();
+            self.appended.push(batch);
         }
     }
 
-    fn append(&mut self, key: RecordKey, change: Change) {
-        // It is in no tree.
-        self.bytes +=
-            weight(&key, &change) - share_of_nodes::<(RecordKey, Change)>() + size_of::<(RecordKey, Change)>();
-        self.appended.push((key, change));
+    /// Of a key's changes, the last one stays.
+    fn place(&mut self, key: RecordKey, change: Change) {
+        self.bytes += weight(&key, &change);
+        match self.sorted.entry(key) {
+            Entry::Vacant(entry) => drop(entry.insert(change)),
+            Entry::Occupied(mut entry) => {
+                self.bytes -= weight(entry.key(), entry.get());
+                entry.insert(change);
+            }
+        }
     }
 
     fn sort(&mut self) {
-        if !self.appended.is_empty() {
-            // Of a key's changes, the last one stays.
-            self.sorted.append(&mut self.appended.drain(..).collect());
-            self.appended = Vec::new();
-            self.bytes = self.sorted.iter().map(|(key, change)| weight(key, change)).sum();
+        for batch in std::mem::take(&mut self.appended) {
+            for (key, change) in Arc::unwrap_or_clone(batch) {
+                self.bytes -= weight(&key, &change);
+                self.place(key, change);
+            }
         }
+        self.unsorted = 0;
     }
 
     fn retain(&mut self, stays: impl Fn(&RecordKey) -> bool) {
@@ -108,7 +114,7 @@ impl Generation {
     }
 
     fn len(&self) -> usize {
-        self.sorted.len() + self.appended.len()
+        self.sorted.len() + self.unsorted
     }
 
     fn from(&self, from: &[u8]) -> Range<'_, RecordKey, Change> {
@@ -116,18 +122,22 @@ impl Generation {
     }
 }
 
+/// A batch begins with room for as many changes as the one before it had, and at most for so many.
+const MAX_ROOM: usize = 1024;
+
 /// See the module's text.
 #[derive(Clone, Debug, Default)]
 pub struct Memtable {
     elder: Generation,
     younger: Generation,
+    /// The changes of the batch that is not [taken](Memtable::take_batch) yet …
+    open: Vec<(RecordKey, Change)>,
+    /// … of which the first so many have their place in the younger generation …
+    placed: usize,
+    /// … and what the others cost.
+    open_bytes: usize,
     /// State deltas laid over it all, oldest first.
     joined: Vec<Arc<Joined>>,
-}
-
-/// What a map's entry costs beyond what it has on the heap: its share of B-tree nodes, which are two thirds full.
-pub(super) const fn share_of_nodes<Entry>() -> usize {
-    size_of::<Entry>() * 3 / 2
 }
 
 /// What a key and an element have on the heap.
@@ -135,37 +145,66 @@ pub(super) fn heap_bytes(key: &RecordKey, long_element: Option<&Element>) -> usi
     key.heap_bytes() + long_element.map_or(0, |element| element.as_bytes().len())
 }
 
-/// What a change has on the heap.
-fn heap_of(key: &RecordKey, change: &Change) -> usize {
-    heap_bytes(key, if let Change::Put(long_element) = change { long_element.as_ref() } else { None })
-}
-
-/// What a change costs in a map.
+/// What a change costs. (In a tree it is half as much again: nodes are two thirds full.)
 fn weight(key: &RecordKey, change: &Change) -> usize {
-    share_of_nodes::<(RecordKey, Change)>() + heap_of(key, change)
+    let long_element = if let Change::Put(long_element) = change { long_element.as_ref() } else { None };
+    size_of::<(RecordKey, Change)>() + heap_bytes(key, long_element)
 }
 
 impl Memtable {
     /// Takes in a change.
     pub fn insert(&mut self, key: RecordKey, change: Change) {
-        self.younger.sort();
-        self.younger.insert(key, change);
+        self.open_bytes += weight(&key, &change);
+        self.open.push((key, change));
     }
 
-    /// Takes in a change in no time, but whoever looks something up then sorts all that were taken in like that.
-    pub fn append(&mut self, key: RecordKey, change: Change) {
-        self.younger.append(key, change);
+    /// What has come since the last time.
+    pub fn take_batch(&mut self) -> Batch {
+        if self.placed > 0 {
+            self.place_open();
+        }
+        let next = Vec::with_capacity(self.open.len().min(MAX_ROOM));
+        let mut changes = std::mem::replace(&mut self.open, next);
+        changes.shrink_to_fit();
+        let batch = Arc::new(changes);
+        if self.placed == 0 {
+            self.younger.append(Arc::clone(&batch));
+        }
+        (self.placed, self.open_bytes) = (0, 0);
+        batch
     }
 
-    /// Sorts what was [appended](Memtable::append).
+    /// How many changes have come since a batch was taken.
+    pub fn not_taken(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Gives every change its place: whoever looks things up, again and again, is to have this done before. What is found is
+    /// the same.
     pub fn sort(&mut self) {
         self.elder.sort();
         self.younger.sort();
+        self.place_open();
+    }
+
+    fn place_open(&mut self) {
+        if self.placed == self.open.len() {
+            return;
+        }
+        // What is in the tree is older than what is not.
+        self.younger.sort();
+        for (key, change) in &self.open[self.placed..] {
+            self.younger.place(key.clone(), change.clone());
+        }
+        (self.placed, self.open_bytes) = (self.open.len(), 0);
     }
 
     /// About how much memory it takes.
     pub fn bytes(&self) -> usize {
-        self.elder.bytes + self.younger.bytes + self.joined.iter().map(|joined| joined.bytes()).sum::<usize>()
+        self.elder.bytes
+            + self.younger.bytes
+            + self.open_bytes
+            + self.joined.iter().map(|joined| joined.bytes()).sum::<usize>()
     }
 
     /// Lays a state delta over what there is and will be.
@@ -183,20 +222,22 @@ impl Memtable {
     pub fn drop_joined(&mut self, count: usize) {
         let joined: Vec<Arc<Joined>> = self.joined.drain(..count).collect();
         let stays = |key: &RecordKey| !joined.iter().any(|joined| joined.drops(key.tag()));
+        self.place_open();
         self.elder.retain(stays);
         self.younger.retain(stays);
     }
 
-    /// The same state deltas laid over nothing else.
-    #[must_use]
-    pub fn without_changes(&self) -> Self {
-        Self { joined: self.joined.clone(), ..Self::default() }
+    /// Forgets all changes but those of these batches and of the one that is not taken yet: the base has the others.
+    pub fn keep_only(&mut self, batches: impl Iterator<Item = Batch>) {
+        (self.elder, self.younger, self.placed) = (Generation::default(), Generation::default(), 0);
+        self.open_bytes = self.open.iter().map(|(key, change)| weight(key, change)).sum();
+        batches.for_each(|batch| self.younger.append(batch));
     }
 
     /// How many keys it has something to say about (one that is in both generations counts twice), beside the state
     /// deltas laid over it.
     pub fn len(&self) -> usize {
-        self.elder.len() + self.younger.len()
+        self.elder.len() + self.younger.len() + self.open.len() - self.placed
     }
 
     /// Whether it changes nothing, beside the state deltas laid over it.
@@ -210,6 +251,7 @@ impl Memtable {
     /// If there is an elder: it must have been dropped first.
     pub fn age(&mut self) {
         assert!(!self.has_elder(), "the elder generation is still needed");
+        self.place_open();
         self.elder = std::mem::take(&mut self.younger);
     }
 
@@ -230,13 +272,17 @@ impl Memtable {
 
     fn changes_from<'a>(&'a self, from: &[u8]) -> Changes<'a> {
         let sorted = Overlaid::new(self.elder.from(from), self.younger.from(from));
-        let appended: BTreeMap<&RecordKey, &Change> = [&self.elder, &self.younger]
-            .into_iter()
-            .flat_map(|generation| &generation.appended)
-            .filter(|(key, _)| key.as_bytes() >= from)
-            .map(|(key, change)| (key, change))
-            .collect();
-        if appended.is_empty() { Box::new(sorted) } else { Box::new(Overlaid::new(sorted, appended.into_iter())) }
+        let batches = self.elder.appended.iter().chain(&self.younger.appended).map(|batch| &batch[..]);
+        let unsorted = batches.chain([&self.open[self.placed..]]).flatten();
+        let mut unsorted: Vec<&(RecordKey, Change)> = unsorted.filter(|(key, _)| key.as_bytes() >= from).collect();
+        if unsorted.is_empty() {
+            return Box::new(sorted);
+        }
+        // Of a key's changes, the last one stays: the sort keeps their order, and of equal ones the first is kept.
+        unsorted.reverse();
+        unsorted.sort_by_key(|(key, _)| key);
+        unsorted.dedup_by_key(|(key, _)| key);
+        Box::new(Overlaid::new(sorted, unsorted.into_iter().map(|(key, change)| (key, change))))
     }
 
     /// The live records on top of `base` from the key `from` on, in key order.
@@ -270,7 +316,7 @@ pub(super) fn merged<'a>(one: Records<'a>, other: Records<'a>) -> Records<'a> {
     }))
 }
 
-/// Older and newer changes in key order; for a key in both, a deletion wins, and else they agree.
+/// Older and newer changes in key order; of a key that is in both, the newer.
 struct Overlaid<I: Iterator, J: Iterator> {
     older: Peekable<I>,
     newer: Peekable<J>,
@@ -293,9 +339,8 @@ where
         match (self.older.peek(), self.newer.peek()) {
             (Some((older, _)), Some((newer, _))) if older < newer => self.older.next(),
             (Some((older, _)), Some((newer, _))) if older == newer => {
-                let (_, change) = self.older.next()?;
-                let newer = self.newer.next()?;
-                Some(if *change == Change::Delete { (newer.0, change) } else { newer })
+                self.older.next();
+                self.newer.next()
             }
             (Some(_), None) => self.older.next(),
             _ => self.newer.next(),
@@ -339,7 +384,7 @@ mod tests {
     use super::super::version_vector::VersionVector;
     use super::*;
 
-    const ENTRY: usize = share_of_nodes::<(RecordKey, Change)>();
+    const ENTRY: usize = size_of::<(RecordKey, Change)>();
 
     fn record(element_bytes: usize, seq: u64) -> Record {
         Record::new(&Element::from_canonical(&vec![b'1'; element_bytes]), Dot::new(ReplicaId::from_random(5), Seq(seq)))
@@ -370,38 +415,73 @@ mod tests {
     }
 
     #[test]
-    fn what_was_appended_is_seen_like_what_was_inserted() {
+    fn what_has_no_place_yet_is_seen_like_what_has() {
         const SEED: u64 = 3;
         println!("seed {SEED}");
         let mut rng = fastrand::Rng::with_seed(SEED);
         let records: Vec<Record> = (2..30).map(|seq| record(1 + seq as usize % 3 * 60, seq)).collect();
-        let (mut inserted, mut appended) = (Memtable::default(), Memtable::default());
+        let (mut placed, mut appended) = (Memtable::default(), Memtable::default());
+        let mut made = Vec::new();
         for step in 0..2_000 {
             let Record { key, long_element } = &records[rng.usize(..records.len())];
-            let removed = inserted.changes().any(|(k, change)| k == key && *change == Change::Delete);
+            let removed = placed.changes().any(|(k, change)| k == key && *change == Change::Delete);
             let change = if removed || rng.bool() { Change::Delete } else { Change::Put(long_element.clone()) };
-            inserted.insert(key.clone(), change.clone());
-            if rng.bool() {
-                appended.append(key.clone(), change);
-            } else {
-                appended.insert(key.clone(), change);
-            }
-            match rng.u8(..40) {
-                0 if inserted.has_elder() => [&mut inserted, &mut appended].map(Memtable::drop_elder),
-                0 => [&mut inserted, &mut appended].map(Memtable::age),
-                1 => [&mut inserted, &mut appended].map(Memtable::sort),
+            made.push((key.clone(), change.clone()));
+            placed.insert(key.clone(), change.clone());
+            placed.sort();
+            appended.insert(key.clone(), change);
+            match rng.u8(..60) {
+                0 if placed.has_elder() => [&mut placed, &mut appended].map(Memtable::drop_elder),
+                0 => [&mut placed, &mut appended].map(Memtable::age),
+                1 => [appended.sort(), ()],
+                2..8 => {
+                    let batches = [&mut placed, &mut appended].map(Memtable::take_batch);
+                    assert!(*batches[0] == made && *batches[1] == made, "step {step}");
+                    [made.clear(), ()]
+                }
+                8 => {
+                    made.clear();
+                    [&mut placed, &mut appended].map(|memtable| {
+                        let last = memtable.take_batch();
+                        memtable.keep_only([last].into_iter());
+                    })
+                }
                 _ => [(), ()],
             };
             let seen =
                 |memtable: &Memtable| -> Vec<_> { memtable.changes().map(|(k, c)| (k.clone(), c.clone())).collect() };
-            assert_eq!(seen(&inserted), seen(&appended), "step {step}");
+            assert_eq!(seen(&placed), seen(&appended), "step {step}");
             let from = records[rng.usize(..records.len())].key.as_bytes();
             let live = |memtable: &Memtable| memtable.over(&EmptyBase, from).map(Result::unwrap).collect::<Vec<_>>();
-            assert_eq!(live(&inserted), live(&appended), "step {step}");
-            assert!(appended.len() >= inserted.len());
+            assert_eq!(live(&placed), live(&appended), "step {step}");
+            assert!(appended.len() >= placed.len() && appended.not_taken() == made.len());
         }
+        placed.sort();
         appended.sort();
-        assert_eq!((appended.bytes(), appended.len()), (inserted.bytes(), inserted.len()));
+        assert_eq!((appended.bytes(), appended.len()), (placed.bytes(), placed.len()));
+    }
+
+    #[test]
+    fn a_batch_is_not_there_twice() {
+        let [first, later] = [(3, 2), (4, 3)].map(|(bytes, seq)| record(bytes, seq));
+        let mut memtable = Memtable::default();
+        for sorted in [false, true] {
+            put(&mut memtable, &first);
+            if sorted {
+                memtable.sort();
+            }
+            put(&mut memtable, &later);
+            let batch = memtable.take_batch();
+            assert_eq!(
+                (batch.len(), Arc::strong_count(&batch)),
+                (2, if sorted { 1 } else { 2 }),
+                "shared, or in the tree"
+            );
+            assert_eq!((memtable.len(), memtable.bytes(), memtable.not_taken()), (2, 2 * ENTRY, 0));
+            memtable.keep_only(std::iter::empty());
+            assert!(memtable.is_empty() && memtable.bytes() == 0);
+        }
+        assert!(memtable.take_batch().is_empty() && memtable.is_empty());
     }
 
     #[test]
@@ -410,8 +490,10 @@ mod tests {
         let mut memtable = Memtable::default();
         for _ in 0..2 {
             put(&mut memtable, &long);
+            memtable.sort();
             assert_eq!(memtable.bytes(), ENTRY + long.key.heap_bytes() + 500);
             memtable.insert(long.key.clone(), Change::Delete);
+            memtable.sort();
             assert_eq!(memtable.bytes(), ENTRY + long.key.heap_bytes());
         }
         assert!(long.key.heap_bytes() > 128, "its first bytes, a hash and a tag do not fit in place");

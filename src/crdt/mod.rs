@@ -43,7 +43,7 @@ pub use id::{Dot, NodeId, ReplicaId, Seq, Tag};
 pub use incarnations::{Incarnation, Incarnations, UnknownReplica};
 pub use join::{DotSet, JoinCommit, JoinId, JoinPart, KeptRecords, LiveBits};
 pub use joined::Joined;
-pub use memtable::{Base, BaseError, Change, EmptyBase, Memtable, Records};
+pub use memtable::{Base, BaseError, Batch, Change, EmptyBase, Memtable, Records};
 pub use mirror::Mirror;
 pub use op::{MAX_REMOVE_TAGS, Op, OpBody, OpError, Verdict};
 pub use state::{ApplyError, Entry, State};

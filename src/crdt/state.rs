@@ -83,11 +83,9 @@ pub struct State {
     pub memtable: Memtable,
     /// What was answered to this store's last requests with a name.
     pub answers: Answers,
-    /// The changes since they were last taken, in the order made, if somebody collects them.
-    pub fresh: Option<Vec<(RecordKey, Change)>>,
     /// A state delta that changes more records than this is laid over them ([`Joined`]); `None`: none is.
     pub max_join_changes: Option<usize>,
-    /// All records in memory, if they are few and somebody wants them there. See [`State::drop_mirror`].
+    /// All records in memory, if they are few and somebody wants them there. May be dropped at any moment.
     pub mirror: Option<Mirror>,
     staged: Option<Staged>,
 }
@@ -187,7 +185,7 @@ impl State {
             Ok(Some(changes)) => changes.into_iter().for_each(|(key, change)| self.change(key, change)),
             Ok(None) => {
                 if !planted::is(Bug::MirrorSurvivesJoin) {
-                    self.drop_mirror();
+                    self.mirror = None;
                 }
                 self.memtable.lay(Joined::new(staged, commit.vv.clone(), held));
             }
@@ -246,13 +244,10 @@ impl State {
     }
 
     fn change(&mut self, key: RecordKey, change: Change) {
-        if let Some(fresh) = &mut self.fresh {
-            fresh.push((key.clone(), change.clone()));
-        }
         if let Some(mirror) = &mut self.mirror {
             mirror.change(&key, &change);
         }
-        if self.is_in_memory() { self.memtable.append(key, change) } else { self.memtable.insert(key, change) }
+        self.memtable.insert(key, change);
     }
 
     /// Whether all records are in the mirror.
@@ -260,10 +255,11 @@ impl State {
         self.mirror.as_ref().is_some_and(Mirror::is_whole)
     }
 
-    /// Goes on without a mirror.
-    pub fn drop_mirror(&mut self) {
-        self.mirror = None;
-        self.memtable.sort();
+    /// Sees to it that look-ups are fast, until the next change.
+    pub fn prepare_look_ups(&mut self) {
+        if !self.is_in_memory() {
+            self.memtable.sort();
+        }
     }
 
     /// The live records from the key `from` on, in key order.
@@ -281,6 +277,7 @@ impl State {
     pub fn fill_mirror(&mut self, base: &dyn Base, count: usize) -> Result<(), BaseError> {
         let Some(mirror) = &mut self.mirror else { return Ok(()) };
         let Some(from) = mirror.unknown_from() else { return Ok(()) };
+        self.memtable.sort();
         mirror.fill(self.memtable.over(base, from), count)
     }
 

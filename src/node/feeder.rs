@@ -162,7 +162,7 @@ impl Worker {
         let mut changes = Vec::new();
         let mut position = None;
         for batch in self.waiting.drain(..).filter(|batch| batch.position.lsn > at) {
-            changes.extend(batch.changes);
+            changes.extend(batch.changes.iter().cloned());
             position = Some(batch.position);
             if changes.len() >= ENOUGH_CHANGES {
                 index.apply(&changes, batch.position)?;

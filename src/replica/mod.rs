@@ -224,7 +224,10 @@ impl Replica {
                 Reply::RemovedMany(elements.iter().map(|element| self.remove(element)).collect::<Result<_, _>>()?)
             }
             Request::Once(key, write) => self.once(key, write)?,
-            Request::Contains(element) => Reply::Contains(self.store.contains(&element)?),
+            Request::Contains(element) => {
+                self.store.prepare_look_ups();
+                Reply::Contains(self.store.contains(&element)?)
+            }
             Request::Size => Reply::Size(self.store.counts()?),
             Request::Status => Reply::Status(Box::new(self.status()?)),
             Request::Page { limit, after } => self.page(limit, after.as_ref())?,
@@ -248,6 +251,7 @@ impl Replica {
     /// Removes exactly the tags that are seen. More than one operation names are several operations behind one reply,
     /// which is in the same batch as the last of them.
     fn remove(&mut self, element: &Element) -> Result<Vec<Tag>, StoreError> {
+        self.store.prepare_look_ups();
         let tags = self.store.tags(element)?;
         for some in tags.chunks(MAX_REMOVE_TAGS) {
             self.store.append_local(OpBody::Remove { element: element.clone(), tags: some.to_vec() });

@@ -47,7 +47,8 @@ impl Replica {
     }
 
     /// The operations that remove what is seen of each element, and which tags that are.
-    fn removals(&self, elements: Vec<Element>) -> Result<(Vec<OpBody>, Vec<TagList>), StoreError> {
+    fn removals(&mut self, elements: Vec<Element>) -> Result<(Vec<OpBody>, Vec<TagList>), StoreError> {
+        self.store.prepare_look_ups();
         let (mut bodies, mut lists, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
         for element in elements {
             // The second time an element comes there is nothing left of it.

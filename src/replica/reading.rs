@@ -80,21 +80,22 @@ impl Replica {
     }
 
     /// At most `limit` elements after `after`.
-    pub(super) fn page(&self, limit: usize, after: Option<&Element>) -> Result<Reply, StoreError> {
+    pub(super) fn page(&mut self, limit: usize, after: Option<&Element>) -> Result<Reply, StoreError> {
         let from = after.map_or_else(Vec::new, Element::key_after);
         let Walked { elements, next } = self.walk(from, |elements| elements.len() == limit)?;
         Ok(Reply::Page { elements, more: next.is_some() })
     }
 
-    fn walk_piece(&self, from: &[u8]) -> Result<Walked, StoreError> {
+    fn walk_piece(&mut self, from: &[u8]) -> Result<Walked, StoreError> {
         let enough = self.config.read_piece_bytes;
         self.walk(from.to_vec(), |elements| elements.bytes() >= enough)
     }
 
     /// The elements from the key `from` on, each once, until there are enough.
-    fn walk(&self, from: Vec<u8>, is_enough: impl Fn(&ElementList) -> bool) -> Result<Walked, StoreError> {
+    fn walk(&mut self, from: Vec<u8>, is_enough: impl Fn(&ElementList) -> bool) -> Result<Walked, StoreError> {
         let mut elements = ElementList::default();
         let mut last = Vec::new();
+        self.store.prepare_look_ups();
         for record in self.store.records(&from) {
             let record = record?;
             if record.key.prefix() != last {

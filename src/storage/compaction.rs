@@ -72,6 +72,8 @@ impl CompactionPlan {
                     leave_in_log(&mut state, &self.disk, &segment.path, segment.header.nonce, &[span]);
                 }
             }
+            // One list of all the changes would be copied again and again, as it grows.
+            state.memtable.take_batch();
             pause();
         }
         let (vv, floor, incarnations) = (state.vv.clone(), state.floor.clone(), state.incarnations.clone());

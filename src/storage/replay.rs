@@ -160,6 +160,7 @@ impl Replay {
             fold.check_start(&log, dir)?;
         }
         fold.state.discard_staged();
+        fold.feed_unfed();
         // What a segment says of the log before it is never more than the log gives: else the floor would be above it.
         // (A fold that was to end earlier has not come to what the later segments say.)
         let overclaims = |segment: &&Segment| until.is_none() && !segment.header.vv.is_within(&fold.state.vv);
@@ -249,6 +250,8 @@ struct Fold<'a> {
     on_batch: Option<OnBatch<'a>>,
     joins: JoinSpans,
     feed: Vec<FeedBatch>,
+    /// Up to where the next batch for the index goes so far.
+    unfed: Option<IndexPosition>,
     /// What comes after this is kept for the index.
     feed_from: Option<Lsn>,
     /// Later entries are left out.
@@ -274,6 +277,7 @@ impl<'a> Fold<'a> {
             on_batch,
             joins: JoinSpans::default(),
             feed: Vec::new(),
+            unfed: None,
             feed_from: None,
             until: None,
             thrift: None,
@@ -292,7 +296,6 @@ impl<'a> Fold<'a> {
             }
         }
         self.feed_from = self.index.map(|index| index.lsn).or(self.thrift.as_ref().map(|_| self.at));
-        self.state.fresh = self.feed_from.map(|_| Vec::new());
         self.state.max_join_changes = self.thrift.as_ref().map(|thrift| thrift.max_join_changes);
         self.snapshot_lsn = self.at;
         self.index_fits = self.index == Some(IndexPosition { lsn: self.at, checksum: self.checksum });
@@ -352,13 +355,15 @@ impl<'a> Fold<'a> {
         if self.feed_from.is_none_or(|from| self.at <= from) {
             return;
         }
-        let changes = self.state.fresh.replace(Vec::new()).unwrap_or_default();
-        match self.feed.last_mut().filter(|last| last.changes.len() < ENOUGH_CHANGES) {
-            Some(last) => {
-                last.changes.extend(changes);
-                last.position = position;
-            }
-            None => self.feed.push(FeedBatch { changes, position }),
+        self.unfed = Some(position);
+        if self.state.memtable.not_taken() >= ENOUGH_CHANGES {
+            self.feed_unfed();
+        }
+    }
+
+    fn feed_unfed(&mut self) {
+        if let Some(position) = self.unfed.take() {
+            self.feed.push(FeedBatch { changes: self.state.memtable.take_batch(), position });
         }
     }
 

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Store;
-use crate::crdt::{Base, Change, MAX_INLINE_BYTES, RecordKey};
+use crate::crdt::{Base, Batch, MAX_INLINE_BYTES};
 use crate::planted::{self, Bug};
 use crate::storage::index::{Index, IndexPosition, IndexSize, is_outgrown};
 use crate::storage::snapshot::Snapshot;
@@ -21,8 +21,8 @@ const IDLE_LAG: u64 = 16_384;
 /// The changes of one commit.
 #[derive(Clone, Debug)]
 pub struct FeedBatch {
-    /// In the order made.
-    pub changes: Vec<(RecordKey, Change)>,
+    /// The memtable has them, too.
+    pub changes: Batch,
     /// Where the index stands when it has them.
     pub position: IndexPosition,
 }
@@ -106,8 +106,7 @@ impl IndexState {
 impl Store {
     /// Hands what has just been made durable to the index.
     pub(super) fn feed_fresh(&mut self) {
-        let changes = self.state.fresh.take().unwrap_or_default();
-        self.state.fresh = Some(Vec::with_capacity(changes.len().min(super::MAX_BATCH_OPS + 1)));
+        let changes = self.state.memtable.take_batch();
         let position = IndexPosition { lsn: self.lsn, checksum: self.checksum };
         if self.state.memtable.joined() > self.index.joined.len() {
             self.index.laid(self.state.memtable.joined(), self.lsn);
@@ -210,12 +209,7 @@ impl Store {
         self.index.below = snapshot.counts();
         self.index.queue.retain(|batch| batch.position.lsn > at);
         self.state.memtable.drop_joined(self.index.joined_by(at));
-        let mut memtable = self.state.memtable.without_changes();
-        let later = self.index.queue.iter().flat_map(|batch| &batch.changes);
-        for (key, change) in later.chain(self.state.fresh.iter().flatten()) {
-            memtable.insert(key.clone(), change.clone());
-        }
-        self.state.memtable = memtable;
+        self.state.memtable.keep_only(self.index.queue.iter().map(|batch| Arc::clone(&batch.changes)));
         self.base = Arc::clone(snapshot) as Arc<dyn Base + Send + Sync>;
     }
 

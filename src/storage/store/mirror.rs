@@ -29,7 +29,7 @@ impl Store {
     /// Drops the mirror if it has become too large.
     pub(super) fn bound_mirror(&mut self) {
         if self.state.mirror.as_ref().is_some_and(|mirror| mirror.bytes() > self.limits.mirror_bytes) {
-            self.state.drop_mirror();
+            self.state.mirror = None;
             self.outgrown_at = Some(self.stored_tags());
         }
     }

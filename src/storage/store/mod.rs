@@ -205,6 +205,11 @@ impl Store {
         Ok(self.state.contains(self.base.as_ref(), element)?)
     }
 
+    /// Sees to it that look-ups are fast, until the next operation. What they find is the same without it.
+    pub fn prepare_look_ups(&mut self) {
+        self.state.prepare_look_ups();
+    }
+
     /// The live records in key order, from the key `from` on.
     pub fn records(&self, from: &[u8]) -> Records<'_> {
         self.state.records(self.base.as_ref(), from)

@@ -119,7 +119,6 @@ impl Store {
             clean,
             fresh,
         };
-        replay.state.fresh = Some(Vec::new());
         let mut store = Self {
             disk,
             dir,
