@@ -65,7 +65,12 @@ impl Element {
 
     /// The part of a record's key that all records of this element share, and no others.
     pub fn key_prefix(&self) -> Vec<u8> {
-        self.with_key_room(|key, prefix_bytes| key[..prefix_bytes].to_vec())
+        self.with_key_prefix(<[u8]>::to_vec)
+    }
+
+    /// Calls `look` with [`Element::key_prefix`], without an allocation.
+    pub(super) fn with_key_prefix<R>(&self, look: impl FnOnce(&[u8]) -> R) -> R {
+        self.with_key_room(|key, prefix_bytes| look(&key[..prefix_bytes]))
     }
 
     /// Makes the prefix of this element's keys, without an allocation: what is called gets it at the start of a buffer that

@@ -165,10 +165,11 @@ impl State {
             OpBody::Start { .. } => {}
             OpBody::Add(element) => self.put(element, op.dot),
             OpBody::Remove { element, tags } => {
-                let prefix = element.key_prefix();
-                for tag in tags {
-                    self.change(RecordKey::from_prefix(&prefix, *tag), Change::Delete);
-                }
+                element.with_key_prefix(|prefix| {
+                    for tag in tags {
+                        self.change(RecordKey::from_prefix(prefix, *tag), Change::Delete);
+                    }
+                });
             }
         }
         Ok(())
@@ -291,12 +292,13 @@ impl State {
     /// # Errors
     /// If the base cannot be read.
     pub fn contains(&self, base: &dyn Base, element: &Element) -> Result<bool, BaseError> {
-        let prefix = element.key_prefix();
-        if let Some(mirror) = self.mirror_of(&prefix) {
-            return Ok(mirror.keys_with(&prefix).next().is_some());
-        }
-        let first = self.records(base, &prefix).next().transpose()?;
-        Ok(first.is_some_and(|record| record.key.prefix() == prefix))
+        element.with_key_prefix(|prefix| {
+            if let Some(mirror) = self.mirror_of(prefix) {
+                return Ok(mirror.keys_with(prefix).next().is_some());
+            }
+            let first = self.records(base, prefix).next().transpose()?;
+            Ok(first.is_some_and(|record| record.key.prefix() == prefix))
+        })
     }
 
     /// The live tags of an element, in key order.
@@ -304,19 +306,20 @@ impl State {
     /// # Errors
     /// If the base cannot be read.
     pub fn tags(&self, base: &dyn Base, element: &Element) -> Result<Vec<Tag>, BaseError> {
-        let prefix = element.key_prefix();
-        if let Some(mirror) = self.mirror_of(&prefix) {
-            return Ok(mirror.keys_with(&prefix).map(RecordKey::tag).collect());
-        }
-        let mut tags = Vec::new();
-        for record in self.records(base, &prefix) {
-            let record = record?;
-            if record.key.prefix() != prefix {
-                break;
+        element.with_key_prefix(|prefix| {
+            if let Some(mirror) = self.mirror_of(prefix) {
+                return Ok(mirror.keys_with(prefix).map(RecordKey::tag).collect());
             }
-            tags.push(record.tag());
-        }
-        Ok(tags)
+            let mut tags = Vec::new();
+            for record in self.records(base, prefix) {
+                let record = record?;
+                if record.key.prefix() != prefix {
+                    break;
+                }
+                tags.push(record.tag());
+            }
+            Ok(tags)
+        })
     }
 
     /// Lets go of staged records that can be read back: all that have come since the last call. `kept` is told of which

@@ -43,10 +43,8 @@ const MAX_BATCH_LINES: usize = 4096;
 const COMPACTION_RETRY: Duration = Duration::from_secs(30);
 /// The index is given what is new not at once: waking its thread costs a single add a tenth and more, sled lets nobody look
 /// anything up while it writes a batch, and it takes twice as much of the processor for an add as everything else does, which
-/// a burst had better have for itself. It is given after this time …
+/// a burst had better have for itself. It is given after this time, or when the memtable has little room left.
 const FEED_INTERVAL: Duration = Duration::from_secs(1);
-/// … or when the memtable has reached this part of its bound, so that it does not come to that.
-const FEED_AT_PART: usize = 2;
 /// While the index has to catch up, the loop looks at least this often whether it has.
 const SATURATED_WAIT: Duration = Duration::from_millis(20);
 /// An index that everything waits for and that takes in nothing for so long is stuck.
@@ -457,7 +455,7 @@ fn is_feed_due(since: &mut Option<Instant>, store: &Store) -> bool {
         return false;
     }
     let waited = since.get_or_insert_with(Instant::now).elapsed();
-    waited >= FEED_INTERVAL || store.is_memtable_filled(FEED_AT_PART)
+    waited >= FEED_INTERVAL || store.is_nearly_saturated()
 }
 
 /// Milliseconds since then, at least 1.

@@ -41,19 +41,18 @@ fn a_store_without_an_index_feeds_none() {
 fn a_memtable_is_filled_by_so_many_changes_and_four_times_as_many_while_the_index_is_rebuilt() {
     let limits = StoreLimits { memtable_bytes: 10_000, index_slack_bytes: 0, ..StoreLimits::default() };
     let mut store = open(limits);
-    let mut until = |part: usize| {
+    let mut until = |is_reached: fn(&Store) -> bool| {
         (0..10_000)
             .find(|n| {
                 add(&mut store, 1000 + n);
-                store.is_memtable_filled(part)
+                is_reached(&store)
             })
             .unwrap()
             + 1
     };
-    let half = until(2);
-    let whole = half + until(1);
-    assert!((2 * half - 1..=2 * half + 1).contains(&whole), "{half} {whole}");
-    assert!(store.is_saturated());
+    let nearly = until(Store::is_nearly_saturated);
+    let whole = nearly + until(Store::is_saturated);
+    assert!((7 * whole / 8..=7 * whole / 8 + 1).contains(&nearly), "{nearly} {whole}");
     let mut store = open(limits);
     (0..whole).for_each(|n| add(&mut store, 1000 + n));
     let batches = store.take_feed();

@@ -245,21 +245,26 @@ impl Store {
 
     /// Whether the index has fallen so far behind that nothing more should be added until it has caught up.
     pub fn is_saturated(&self) -> bool {
-        self.is_memtable_filled(1)
+        self.memtable_room() == Some(0)
     }
 
-    /// Whether the memtable has reached the given part (2: half) of the size at which the store is saturated.
-    pub fn is_memtable_filled(&self, part: usize) -> bool {
-        // While it is being rebuilt it does not catch up step by step, so there is room for what comes meanwhile.
+    /// Whether there is not much room left until the store is saturated.
+    pub fn is_nearly_saturated(&self) -> bool {
+        self.memtable_room().is_some_and(|room| room <= self.limits.memtable_bytes / 8)
+    }
+
+    /// How many bytes the memtable may still grow by; `None`: as many as it takes.
+    fn memtable_room(&self) -> Option<usize> {
+        // While it is being rebuilt the index does not catch up step by step, so there is room for what comes meanwhile.
         let rebuilding = self.index.rebuild_from.is_some();
         let limit = if rebuilding {
             self.index.bytes_at_rebuild + 4 * self.limits.memtable_bytes
         } else {
             self.limits.memtable_bytes
         };
-        // While there is none and none is being built, nothing would make it smaller.
+        // While there is none and none is being built, nothing would make the memtable smaller.
         let to_come = self.index.index.is_some() || self.index.rebuilding;
-        to_come && self.state.memtable.bytes() >= limit / part
+        to_come.then(|| limit.saturating_sub(self.state.memtable.bytes()))
     }
 
     /// By how many LSNs the index is behind.
