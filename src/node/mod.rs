@@ -349,7 +349,8 @@ impl Node {
             running.replica.tick(now_ms)?;
             let messages = running.replica.commit(now_ms)?;
             let now_ms = ms_since(self.started);
-            self.output.add(&running.id, messages, now_ms);
+            self.output.add(&running.id, &messages, now_ms);
+            running.replica.reuse(messages);
         }
         self.output.flush(stopped.as_fd()).map_err(|error| NodeError::Io("cannot write to standard output", error))
     }

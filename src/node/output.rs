@@ -124,9 +124,9 @@ impl Output {
     }
 
     /// Adds messages that may leave.
-    pub fn add(&mut self, own: &NodeId, messages: Vec<Outgoing>, now_ms: u64) {
+    pub fn add(&mut self, own: &NodeId, messages: &[Outgoing], now_ms: u64) {
         for message in messages {
-            if let Outgoing::Reply { ticket, reply } = &message {
+            if let Outgoing::Reply { ticket, reply } = message {
                 if let Reply::Piece { first: false, last, .. } = reply {
                     // What has been begun is ended.
                     if self.skipping {
@@ -138,7 +138,7 @@ impl Output {
                     continue;
                 }
             }
-            self.put(own, &message);
+            self.put(own, message);
         }
     }
 
@@ -213,9 +213,9 @@ mod tests {
         let mut output = Output::new(100);
         let own = NodeId::new("n1").unwrap();
         // The first is in time, and ends as it has begun; the second is not.
-        output.add(&own, vec![piece(1, true, false)], 101);
-        output.add(&own, vec![piece(1, false, false), piece(1, false, true), piece(2, true, false)], 102);
-        output.add(&own, vec![piece(2, false, true), reply(3, 102, Reply::Contains(true))], 103);
+        output.add(&own, &[piece(1, true, false)], 101);
+        output.add(&own, &[piece(1, false, false), piece(1, false, true), piece(2, true, false)], 102);
+        output.add(&own, &[piece(2, false, true), reply(3, 102, Reply::Contains(true))], 103);
         let lines = String::from_utf8(output.buffer).unwrap();
         let lines: Vec<&str> = lines.lines().map(|line| line.split_once("\"body\": ").unwrap().1).collect();
         let expected = [

@@ -307,6 +307,11 @@ impl Replica {
         Ok(self.outbox.release(synced))
     }
 
+    /// Takes back what [`Replica::commit`] gave, once it has been said, for the next batch to be put into.
+    pub fn reuse(&mut self, said: Vec<Outgoing>) {
+        self.outbox.reuse(said);
+    }
+
     /// Takes note that something of others' has been merged.
     fn merged(&mut self) {
         self.lost_and_found.stale = true;

@@ -34,6 +34,9 @@ pub(super) enum Waiting {
     Read(Ticket),
 }
 
+/// Room for so many messages is kept.
+const MAX_KEPT_MESSAGES: usize = 4096;
+
 /// What a message costs beyond what it carries.
 const MESSAGE_OVERHEAD_BYTES: usize = 128;
 
@@ -109,9 +112,16 @@ impl Outbox {
     /// Takes everything out that does not wait for something else: it may leave now.
     pub fn release(&mut self, _everything_before_is: Synced) -> Vec<Outgoing> {
         self.bytes = 0;
-        // The next batch is likely to be as large.
-        let next = Vec::with_capacity(self.messages.len());
-        std::mem::replace(&mut self.messages, next)
+        std::mem::take(&mut self.messages)
+    }
+
+    /// Takes back what [`Outbox::release`] gave, once it has been said: the next batch is likely to be as large.
+    pub fn reuse(&mut self, mut said: Vec<Outgoing>) {
+        if self.messages.is_empty() {
+            said.clear();
+            said.shrink_to(MAX_KEPT_MESSAGES);
+            self.messages = said;
+        }
     }
 
     /// About how many bytes wait.

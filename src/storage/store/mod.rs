@@ -312,8 +312,7 @@ impl Store {
             let vv = vv.clone();
             self.open_segment(vv)?;
         }
-        let next = self.pending.next();
-        let pending = std::mem::replace(&mut self.pending, next);
+        let mut pending = std::mem::take(&mut self.pending);
         let mut payload = Vec::with_capacity(pending.bytes() + 1024);
         let mut frames = Vec::new();
         for batch in pending.frames() {
@@ -325,6 +324,8 @@ impl Store {
             self.lsn = Lsn(self.lsn.0 + batch.len() as u64);
             frames.push((start, writer.segment().length));
         }
+        pending.clear();
+        self.pending = pending;
         self.feed_fresh();
         let Active::Open(writer) = &self.active else { unreachable!("opened above") };
         let segment = writer.segment();

@@ -18,9 +18,12 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// An empty one, for a next batch that is likely to be as large as this one, as far as that goes.
-    pub fn next(&self) -> Self {
-        Self { entries: Vec::with_capacity(self.entries.len().min(MAX_BATCH_OPS + 1)), ..Self::default() }
+    /// Forgets all, but keeps the room for a next batch, which is likely to be as large.
+    pub fn clear(&mut self) {
+        let mut entries = std::mem::take(&mut self.entries);
+        entries.clear();
+        entries.shrink_to(MAX_BATCH_OPS + 1);
+        *self = Self { entries, ..Self::default() };
     }
 
     /// Sees to it that the next `entries` entries, of `bytes` together, get into one frame. (One alone always does.)
@@ -133,7 +136,11 @@ mod tests {
         assert!(!pending.is_full());
         pending.push(add(1));
         assert!(pending.is_full(), "so many entries");
-        assert!(pending.next().is_empty() && pending.next().bytes() == 0);
+        pending.begin_frame();
+        pending.clear();
+        assert!(pending.is_empty() && pending.bytes() == 0 && !pending.is_full());
+        pending.push(add(1));
+        assert_eq!((frames(&pending), pending.bytes()), (vec![1], 8 + 1));
         let mut pending = Pending::default();
         pending.push(add(MAX_BATCH_BYTES));
         assert!(pending.is_full(), "so many bytes");
