@@ -234,8 +234,8 @@ impl Memtable {
         batches.for_each(|batch| self.younger.append(batch));
     }
 
-    /// How many keys it has something to say about (one that is in both generations counts twice), beside the state
-    /// deltas laid over it.
+    /// How many changes there are, beside the state deltas laid over it. (Of the changes of one key that have their place in
+    /// a generation, one is left.)
     pub fn len(&self) -> usize {
         self.elder.len() + self.younger.len() + self.open.len() - self.placed
     }
@@ -414,51 +414,74 @@ mod tests {
         assert_eq!(keys, [newer.key]);
     }
 
+    /// What a memtable must say, from lists alone.
+    #[derive(Default)]
+    struct Lists {
+        elder: Vec<(RecordKey, Change)>,
+        younger: Vec<(RecordKey, Change)>,
+        open: Vec<(RecordKey, Change)>,
+    }
+
+    impl Lists {
+        fn seen(&self) -> BTreeMap<RecordKey, Change> {
+            self.elder.iter().chain(&self.younger).chain(&self.open).cloned().collect()
+        }
+    }
+
     #[test]
-    fn what_has_no_place_yet_is_seen_like_what_has() {
+    fn a_change_is_seen_whether_it_has_its_place_or_not_and_whatever_has_gone() {
         const SEED: u64 = 3;
         println!("seed {SEED}");
         let mut rng = fastrand::Rng::with_seed(SEED);
         let records: Vec<Record> = (2..30).map(|seq| record(1 + seq as usize % 3 * 60, seq)).collect();
-        let (mut placed, mut appended) = (Memtable::default(), Memtable::default());
-        let mut made = Vec::new();
-        for step in 0..2_000 {
+        let (mut lists, mut last) = (Lists::default(), Batch::default());
+        // One that is sorted at every step, and one that is sorted now and then.
+        let mut memtables = [Memtable::default(), Memtable::default()];
+        for step in 0..5_000 {
             let Record { key, long_element } = &records[rng.usize(..records.len())];
-            let removed = placed.changes().any(|(k, change)| k == key && *change == Change::Delete);
+            let removed = lists.seen().get(key) == Some(&Change::Delete);
             let change = if removed || rng.bool() { Change::Delete } else { Change::Put(long_element.clone()) };
-            made.push((key.clone(), change.clone()));
-            placed.insert(key.clone(), change.clone());
-            placed.sort();
-            appended.insert(key.clone(), change);
-            match rng.u8(..60) {
-                0 if placed.has_elder() => [&mut placed, &mut appended].map(Memtable::drop_elder),
-                0 => [&mut placed, &mut appended].map(Memtable::age),
-                1 => [appended.sort(), ()],
-                2..8 => {
-                    let batches = [&mut placed, &mut appended].map(Memtable::take_batch);
-                    assert!(*batches[0] == made && *batches[1] == made, "step {step}");
-                    [made.clear(), ()]
+            memtables.iter_mut().for_each(|memtable| memtable.insert(key.clone(), change.clone()));
+            lists.open.push((key.clone(), change));
+            let doing = rng.u8(..60);
+            if doing == 0 && memtables[0].has_elder() {
+                memtables.iter_mut().for_each(Memtable::drop_elder);
+                lists.elder.clear();
+            } else if doing < 8 {
+                for memtable in &mut memtables {
+                    last = memtable.take_batch();
+                    assert_eq!(*last, lists.open, "step {step}");
                 }
-                8 => {
-                    made.clear();
-                    [&mut placed, &mut appended].map(|memtable| {
-                        let last = memtable.take_batch();
-                        memtable.keep_only([last].into_iter());
-                    })
-                }
-                _ => [(), ()],
-            };
-            let seen =
-                |memtable: &Memtable| -> Vec<_> { memtable.changes().map(|(k, c)| (k.clone(), c.clone())).collect() };
-            assert_eq!(seen(&placed), seen(&appended), "step {step}");
+                lists.younger.append(&mut lists.open);
+            }
+            if doing == 1 && !memtables[0].has_elder() {
+                memtables.iter_mut().for_each(Memtable::age);
+                lists.elder = std::mem::take(&mut lists.younger);
+            } else if doing == 8 {
+                // As when a snapshot is read from instead, while a batch is being made.
+                memtables.iter_mut().for_each(|memtable| memtable.keep_only([Arc::clone(&last)].into_iter()));
+                lists = Lists { younger: last.to_vec(), open: lists.open, ..Lists::default() };
+            }
+            memtables[0].sort();
+            if doing == 9 {
+                memtables[1].sort();
+            }
             let from = records[rng.usize(..records.len())].key.as_bytes();
-            let live = |memtable: &Memtable| memtable.over(&EmptyBase, from).map(Result::unwrap).collect::<Vec<_>>();
-            assert_eq!(live(&placed), live(&appended), "step {step}");
-            assert!(appended.len() >= placed.len() && appended.not_taken() == made.len());
+            for memtable in &memtables {
+                let seen: BTreeMap<_, _> =
+                    memtable.changes().map(|(key, change)| (key.clone(), change.clone())).collect();
+                assert_eq!(seen, lists.seen(), "step {step}");
+                let live = memtable.over(&EmptyBase, from).map(|record| record.unwrap().key);
+                let wanted = lists
+                    .seen()
+                    .into_iter()
+                    .filter(|(key, change)| key.as_bytes() >= from && *change != Change::Delete);
+                assert!(live.eq(wanted.map(|(key, _)| key)), "step {step}");
+                assert_eq!(memtable.not_taken(), lists.open.len());
+            }
         }
-        placed.sort();
-        appended.sort();
-        assert_eq!((appended.bytes(), appended.len()), (placed.bytes(), placed.len()));
+        memtables[1].sort();
+        assert_eq!(memtables[0].len(), memtables[1].len());
     }
 
     #[test]

@@ -11,8 +11,8 @@ use memchr::memchr;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-/// How much is read at once.
-const CHUNK_BYTES: usize = 256 << 10;
+/// How much is read at once: more than the pipe holds, so that who has read less than this has read all.
+const CHUNK_BYTES: usize = super::pipe::WANTED_BYTES + (64 << 10);
 
 /// A piece of input.
 #[derive(Debug, PartialEq, Eq)]

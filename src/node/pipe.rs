@@ -6,7 +6,7 @@ use rustix::pipe::{fcntl_getpipe_size, fcntl_setpipe_size};
 
 /// How much a pipe should hold. With Linux' own 64 KiB, a burst's sender and the node wait for each other in turn, and the log
 /// is synced for every 64 KiB; with this a burst takes a fifth less time. With a MiB it takes more again (measured).
-const WANTED_BYTES: usize = 256 << 10;
+pub const WANTED_BYTES: usize = 256 << 10;
 
 /// Sees to it that a pipe holds as much as is good for bursts.
 pub fn widen(fd: BorrowedFd) {

@@ -18,7 +18,7 @@ use crate::storage::{Counts, Lsn};
 /// An index that lacks no more than so many operations counts as idle.
 const IDLE_LAG: u64 = 16_384;
 
-/// The changes of one commit.
+/// The changes of one commit; at a start, of several.
 #[derive(Clone, Debug)]
 pub struct FeedBatch {
     /// The memtable has them, too.
