@@ -17,7 +17,6 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::{Entry, Range};
 use std::iter::Peekable;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use super::element::{Element, Record, RecordKey};
@@ -74,17 +73,17 @@ struct Generation {
 }
 
 impl Generation {
-    fn append(&mut self, batch: Batch) {
+    /// Takes in a batch that costs so many bytes.
+    fn append(&mut self, batch: Batch, bytes: usize) {
         if !batch.is_empty() {
-            self.bytes += batch.iter().map(|(key, change)| weight(key, change)).sum::<usize>();
+            self.bytes += bytes;
             self.unsorted += batch.len();
             self.appended.push(batch);
         }
     }
 
-    /// Of a key's changes, the last one stays.
+    /// Gives a change, which is counted in `bytes` already, its place. Of a key's changes, the last one stays.
     fn place(&mut self, key: RecordKey, change: Change) {
-        self.bytes += weight(&key, &change);
         match self.sorted.entry(key) {
             Entry::Vacant(entry) => drop(entry.insert(change)),
             Entry::Occupied(mut entry) => {
@@ -96,10 +95,7 @@ impl Generation {
 
     fn sort(&mut self) {
         for batch in std::mem::take(&mut self.appended) {
-            for (key, change) in Arc::unwrap_or_clone(batch) {
-                self.bytes -= weight(&key, &change);
-                self.place(key, change);
-            }
+            Arc::unwrap_or_clone(batch).into_iter().for_each(|(key, change)| self.place(key, change));
         }
         self.unsorted = 0;
     }
@@ -118,7 +114,7 @@ impl Generation {
     }
 
     fn from(&self, from: &[u8]) -> Range<'_, RecordKey, Change> {
-        self.sorted.range::<[u8], _>((Bound::Included(from), Bound::Unbounded))
+        self.sorted.range(RecordKey::bound(from)..)
     }
 }
 
@@ -151,6 +147,10 @@ fn weight(key: &RecordKey, change: &Change) -> usize {
     size_of::<(RecordKey, Change)>() + heap_bytes(key, long_element)
 }
 
+fn total_weight(changes: &[(RecordKey, Change)]) -> usize {
+    changes.iter().map(|(key, change)| weight(key, change)).sum()
+}
+
 impl Memtable {
     /// Takes in a change.
     pub fn insert(&mut self, key: RecordKey, change: Change) {
@@ -168,7 +168,7 @@ impl Memtable {
         changes.shrink_to_fit();
         let batch = Arc::new(changes);
         if self.placed == 0 {
-            self.younger.append(Arc::clone(&batch));
+            self.younger.append(Arc::clone(&batch), self.open_bytes);
         }
         (self.placed, self.open_bytes) = (0, 0);
         batch
@@ -193,6 +193,7 @@ impl Memtable {
         }
         // What is in the tree is older than what is not.
         self.younger.sort();
+        self.younger.bytes += self.open_bytes;
         for (key, change) in &self.open[self.placed..] {
             self.younger.place(key.clone(), change.clone());
         }
@@ -230,8 +231,11 @@ impl Memtable {
     /// Forgets all changes but those of these batches and of the one that is not taken yet: the base has the others.
     pub fn keep_only(&mut self, batches: impl Iterator<Item = Batch>) {
         (self.elder, self.younger, self.placed) = (Generation::default(), Generation::default(), 0);
-        self.open_bytes = self.open.iter().map(|(key, change)| weight(key, change)).sum();
-        batches.for_each(|batch| self.younger.append(batch));
+        self.open_bytes = total_weight(&self.open);
+        for batch in batches {
+            let bytes = total_weight(&batch);
+            self.younger.append(batch, bytes);
+        }
     }
 
     /// How many changes there are, beside the state deltas laid over it. (Of the changes of one key that have their place in

@@ -9,7 +9,7 @@ use orset::storage::store::MAX_BATCH_OPS;
 use orset::storage::{Lsn, NoIndex, Replay, Store, StoreError, StoreLimits};
 
 use super::on_disk::DIR;
-use super::{add, append, feed, open, open_on, options};
+use super::{add, append, compact, feed, open, open_on, options};
 
 #[test]
 fn the_index_is_fed_what_it_lacks() {
@@ -145,8 +145,7 @@ fn a_snapshot_whose_log_is_gone_is_refused() {
     let mut store = open_on(&disk, StoreLimits::default(), &mut NoIndex).0;
     (0..9).for_each(|n| add(&mut store, n));
     store.want_snapshot();
-    let snapshot = store.plan_compaction().unwrap().unwrap().run().unwrap();
-    store.install(snapshot).unwrap();
+    compact(&mut store);
     drop(store);
     let dir = Path::new(DIR);
     assert!(Store::open(options(&disk.after_kill(), StoreLimits::default()), &mut NoIndex).is_ok());
